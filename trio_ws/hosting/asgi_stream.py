@@ -25,6 +25,7 @@ import h11
 import trio
 from trio.lowlevel import checkpoint
 
+from trio_ws.hosting.websocket import HANDLED
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.transport import READ_SIZE
 
@@ -346,7 +347,11 @@ class WebSocketStream(ASGIStream):
 
     def send(self, message: str | bytes) -> None:
         text, binary = (message, None) if isinstance(message, str) else (None, message)
-        self._post({"type": "websocket.send", "text": text, "bytes": binary})
+        event = {"type": "websocket.send", "text": text, "bytes": binary}
+        if self._direct is None:
+            self._post(event)
+        elif not self._gone:
+            self._direct.post(event)
 
     def close(self, code: int, reason: str) -> None:
         self._post({"type": "websocket.close", "code": 1000 if code == 1005 else code, "reason": reason})
@@ -396,17 +401,21 @@ class WebSocketStream(ASGIStream):
         return self.ws is None or self.ws.has_room
 
     def received(self, event: Message) -> Message | None:
-        """Handle an event of the host if it is a message; otherwise return an event for `pump`."""
-        if event["type"] != "websocket.receive" or self.ws is None:
+        """Handle an event of the host if it is a message; otherwise return an event for `pump`.
+
+        `HANDLED` is returned if nothing else is to do, and there is room for the next message.
+        """
+        ws = self.ws
+        if event["type"] != "websocket.receive" or ws is None:
             return event
         text = event.get("text")
-        self.ws.message_received(bytes(event.get("bytes") or b"") if text is None else text)
-        return _VIOLATED if self.ws.has_events else None
+        if ws.message_received(bytes(event.get("bytes") or b"") if text is None else text):
+            return HANDLED
+        return _VIOLATED if ws.has_events else None
 
     def sent(self, event: Message) -> Message | None:
         """Handle that the host has accepted an event; after a Close, return the event for `pump`."""
-        if not self._outgoing and (self._direct is None or not self._direct.busy):
-            self._idle.notify_all()
+        self._idle.notify_all()
         if event["type"] == "websocket.send" and self.ws is not None:
             self.ws.sent(len(event["bytes"] if event["text"] is None else event["text"]))
         return event if event["type"] == "websocket.close" else None

@@ -16,6 +16,7 @@ from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias
 
 from trio_ws.hosting.guest import GuestCall
+from trio_ws.hosting.websocket import HANDLED
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class EventSink(Protocol):
     """Receives events of a host directly, outside of trio.
 
     Each method returns an event for a trio task to handle, which `HostPort.receive` returns, or None.
+    `received` may return `HANDLED` instead.
     """
 
     @property
@@ -238,10 +240,12 @@ class HostPort:
                 event = await (self._next_event(task) if ticks.at_once else self._host_receive())
                 ticks.expect()
                 left = event if self._sink is None else self._sink.received(event)
-                if left is not None:
+                if left is not HANDLED and left is not None:
                     self._leave(left)
                 if not ticks.at_once:
                     ticks.settle(task)
+                if left is HANDLED:
+                    continue
                 while not self._has_room:
                     self._wanted.clear()
                     ticks.settle(task)

@@ -36,15 +36,17 @@ from trio_ws.websocket.transport import StreamTransport
 from trio_ws.websocket.write_buffer import WriteBuffer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["HostTransport", "HostedWebSocket", "MessagePort"]
+__all__ = ["HANDLED", "HostTransport", "HostedWebSocket", "MessagePort"]
 
 logger = logger_for("trio_ws.frames")
 
+#: Returned if a message was received, nothing is left for a trio task, and there is room for the next one.
+HANDLED: Mapping[str, object] = {}
 #: Consecutive sends after which a sender lets other tasks run.
 _SENDS_IN_A_ROW = 32
 #: Seconds to wait for unsent messages when a connection is closed at once.
@@ -186,9 +188,14 @@ class MessageWriteBuffer(WriteBuffer):
 
 
 class HostedWebSocket(WebSocket):
-    """A server's WebSocket that receives messages from a host."""
+    """A server's WebSocket that receives messages from a host.
 
-    __slots__ = ("_fragments", "_messages", "stream")
+    Attributes:
+        stream: the connection to the host.
+        sent: records that the host has accepted a message of a size.
+    """
+
+    __slots__ = ("_fragments", "_messages", "sent", "stream")
 
     def __init__(self, transport: Transport, *args: Any, **more: Any) -> None:
         super().__init__(transport, *args, **more)
@@ -200,6 +207,7 @@ class HostedWebSocket(WebSocket):
 
     def _make_write_buffer(self, transport: Transport, runtime: ConnectionRuntime) -> WriteBuffer:
         self._messages = MessageWriteBuffer(transport, runtime, self)
+        self.sent = self._messages.sent
         return self._messages
 
     # -- from the host ------------------------------------------------------------------------------
@@ -209,16 +217,24 @@ class HostedWebSocket(WebSocket):
         """Whether there is room for more messages."""
         return not self._receive_buffer.full
 
-    def message_received(self, message: str | bytes) -> None:
-        """Add a message from the client. This method and `sent` may be called outside of trio."""
+    def message_received(self, message: str | bytes) -> bool:
+        """Add a message from the client. This method and `sent` may be called outside of trio.
+
+        Returns:
+            Whether nothing else is to do, so that `handle_events` need not be called, and there is room.
+        """
         buffer = self._receive_buffer
         if buffer.frames is None or self._closing.state == CLOSED:
-            return
+            return False
         if self._messages._log:
             log_message(self, "<", message)
         buffer.put(message)
-        self._reader.input_arrived.notify_all()
-        self._reader.stop_if_full()
+        reader, ledger = self._reader, buffer.ledger
+        reader.input_arrived.notify_all()
+        if ledger.received >= ledger.max_received:
+            reader.stop_if_full()
+            return False
+        return not buffer.frames.events
 
     @property
     def has_events(self) -> bool:
@@ -269,10 +285,6 @@ class HostedWebSocket(WebSocket):
             self._handle_events(frames)
         reader.input_arrived.notify_all()
         reader.stop_if_full()
-
-    def sent(self, size: int) -> None:
-        """Record that the host has accepted a message of this size."""
-        self._messages.sent(size)
 
     def closed_by_host(self, code: int) -> None:
         """End the connection, because the host has accepted our Close and does the closing handshake."""

@@ -577,7 +577,7 @@ class RPCSession:
                 self._handle_response(rpc, item)
                 continue
             if (
-                type(rpc) is Request
+                (type(rpc) is Request or (self.on_notification is None and isinstance(rpc, Request)))
                 and not pressed
                 and not deferred.requests
                 and incoming.active_calls < max_calls
