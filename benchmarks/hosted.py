@@ -1,21 +1,24 @@
-"""Two applications for the hosts of hosts.py: ours, and a minimal one with the host's own interface.
+"""Three applications for the hosts of hosts.py: ours, one with a framework, and one with neither.
 
-Both echo at ``/echo``, and answer JSON-RPC calls of ``add`` at ``/rpc``. A client that negotiates no
-subprotocol uses JSON-RPC (RSGI has no subprotocols).
+All echo at ``/echo``, and answer JSON-RPC calls of ``add`` at ``/rpc``. A client that negotiates no
+subprotocol uses JSON-RPC (RSGI has no subprotocols). The minimal applications check nothing, and the
+others validate each call. The framework for RSGI is in hosted_emmett.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import fastapi
 import msgspec
+import pydantic
 
 import trio_ws
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["ours", "plain_asgi", "plain_rsgi"]
+__all__ = ["framework", "ours", "plain_asgi", "plain_rsgi", "respond"]
 
 decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
@@ -35,6 +38,49 @@ class Calculator(trio_ws.WebSocketHandler):
 
 
 ours.mount("/rpc", Calculator)
+
+
+# -- with a framework, as its users write it -------------------------------------------------------------
+
+
+class AddCall(pydantic.BaseModel):
+    jsonrpc: Literal["2.0"]
+    id: int | str
+    method: Literal["add"]
+    params: tuple[int, int]
+
+
+class AddResponse(pydantic.BaseModel):
+    jsonrpc: Literal["2.0"] = "2.0"
+    id: int | str
+    result: int
+
+
+framework = fastapi.FastAPI()
+
+
+@framework.websocket("/echo")
+async def framework_echo(ws: fastapi.WebSocket) -> None:
+    await ws.accept()
+    async for message in ws.iter_bytes():
+        await ws.send_bytes(message)
+
+
+@framework.websocket("/rpc")
+async def framework_calls(ws: fastapi.WebSocket) -> None:
+    await ws.accept()
+    async for text in ws.iter_text():
+        await ws.send_text(respond(text))
+
+
+def respond(text: str) -> str:
+    """Return the response of ``add``, after validation by pydantic."""
+    call = AddCall.model_validate_json(text)
+    a, b = call.params
+    return AddResponse(id=call.id, result=a + b).model_dump_json()
+
+
+# -- with neither ----------------------------------------------------------------------------------------
 
 
 def answer(text: str) -> str:

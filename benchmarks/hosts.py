@@ -1,7 +1,9 @@
-"""Measure what our application costs under ASGI and RSGI servers, compared with a minimal application.
+"""Measure what our application costs under ASGI and RSGI servers.
 
 ``python -m benchmarks.hosts``: CPU time of the host's process for each echo and each call, on one connection
-and on twenty at once. Slices of both applications are interleaved; the ratio is the median of the rounds.
+and on twenty at once. There are two others to compare with: a minimal application with the host's own
+interface, and one with a framework (FastAPI, or Emmett55 for RSGI). Slices of all three are interleaved; each
+ratio is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -25,20 +27,34 @@ from benchmarks.wire import LIMIT, client_frame, connect, receive
 
 __all__ = ["main"]
 
-APP = "benchmarks.hosted"
-#: Module, arguments of Python before the application, and the plain application.
+PLAIN = "benchmarks.hosted:plain_asgi"
+FASTAPI = "benchmarks.hosted:framework"
+OURS = "benchmarks.hosted:ours"
+
+
+class HostCommand(NamedTuple):
+    """How to start a host, and the applications to compare ours with."""
+
+    module: str
+    arguments: list[str]  # before the address
+    plain: str = PLAIN
+    framework: str = FASTAPI
+    framework_package: str = "fastapi"
+
+
 HOSTS = {
-    "uvicorn": ("uvicorn", ["--log-level", "warning", "--port"], "plain_asgi"),
-    "granian": ("granian", ["--interface", "asgi", "--port"], "plain_asgi"),
-    "granian, RSGI": ("granian", ["--interface", "rsgi", "--port"], "plain_rsgi"),
-    "hypercorn": ("hypercorn", ["--bind"], "plain_asgi"),
-    "hypercorn, trio": ("hypercorn", ["-k", "trio", "--bind"], "plain_asgi"),
+    "uvicorn": HostCommand("uvicorn", ["--log-level", "warning", "--port"]),
+    "granian": HostCommand("granian", ["--interface", "asgi", "--port"]),
+    "granian, RSGI": HostCommand(
+        "granian",
+        ["--interface", "rsgi", "--port"],
+        "benchmarks.hosted:plain_rsgi",
+        "benchmarks.hosted_emmett:framework",
+        "emmett55",
+    ),
+    "hypercorn": HostCommand("hypercorn", ["--bind"]),
+    "hypercorn, trio": HostCommand("hypercorn", ["-k", "trio", "--bind"]),
 }
-
-
-class Slice(NamedTuple):
-    cpu_us: float
-    wall_us: float
 
 
 class Host:
@@ -48,7 +64,7 @@ class Host:
         self.port = free_port()
         where = f"127.0.0.1:{self.port}" if arguments[-1] == "--bind" else str(self.port)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments, where, f"{APP}:{app}"],
+            [sys.executable, "-m", module, *arguments, where, app],
             cwd=ROOT,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
@@ -77,8 +93,8 @@ class Host:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def measure(self, path: str, frame: bytes, connections: int, seconds: float) -> Slice:
-        """Keep one message in flight on each connection."""
+    def measure(self, path: str, frame: bytes, connections: int, seconds: float) -> float:
+        """Keep one message in flight on each connection; return the microseconds of CPU time of each."""
         socks = [connect(self.port, path) for _ in range(connections)]
         by_fd = {sock.fileno(): sock for sock in socks}
         with select.epoll() as epoll:
@@ -104,11 +120,11 @@ class Host:
                         by_fd[fd].sendall(frame)
                     else:
                         under_way -= 1
-            spent, took = self.cpu() - cpu, time.perf_counter() - began
+            spent = self.cpu() - cpu
         for sock in socks:
             sock.sendall(client_frame(b"\x03\xe8", 8))
             sock.close()
-        return Slice(spent / answered * 1e6, took / answered * 1e6)
+        return spent / answered * 1e6
 
 
 def main() -> None:
@@ -120,18 +136,20 @@ def main() -> None:
     arguments = parser.parse_args()
     echo = client_frame(os.urandom(32))
     call = client_frame(b'{"jsonrpc":"2.0","id":1,"method":"add","params":[1,2]}', 1)
-    head = ["host", "what", "at once", "plain, CPU us", "trio_ws, CPU us", "ratio", "plain, wall us"]
-    print(f"| {' | '.join(head)} | trio_ws, wall us |")
-    print("| --- " * (len(head) + 1) + "|")
+    print("CPU time in microseconds. Ratios are those of ours to each of the others.\n")
+    head = ["host", "what", "at once", "plain", "framework", "ours", "to plain", "to framework"]
+    print(f"| {' | '.join(head)} |")
+    print("| --- " * len(head) + "|")
     for name in arguments.hosts:
-        module, options, plain = HOSTS[name]
-        if importlib.util.find_spec(module) is None:
-            print(f"{name} is not installed", file=sys.stderr)
+        command = HOSTS[name]
+        needed = (command.module, command.framework_package)
+        if missing := [package for package in needed if importlib.util.find_spec(package) is None]:
+            print(f"{name} needs {' and '.join(missing)}", file=sys.stderr)
             continue
         with ExitStack() as stack:
             hosts: list[Host] = []
-            for app in (plain, "ours"):
-                hosts.append(Host(module, options, app))
+            for app in (command.plain, command.framework, OURS):
+                hosts.append(Host(command.module, command.arguments, app))
                 stack.callback(hosts[-1].stop)
             for what, path, frame in (("echo", "/echo", echo), ("call", "/rpc", call)):
                 for connections in (1, 20):
@@ -139,16 +157,10 @@ def main() -> None:
                         [host.measure(path, frame, connections, arguments.seconds) for host in hosts]
                         for _ in range(arguments.rounds)
                     ]
-                    theirs, ours = (
-                        [statistics.median(values) for values in zip(*column, strict=True)]
-                        for column in zip(*slices, strict=True)
-                    )
-                    ratio = statistics.median(us.cpu_us / them.cpu_us for them, us in slices)
-                    print(
-                        f"| {name} | {what} | {connections} | {theirs[0]:.0f} | {ours[0]:.0f} | {ratio:.1f}"
-                        f" | {theirs[1]:.0f} | {ours[1]:.0f} |",
-                        flush=True,
-                    )
+                    medians = [statistics.median(column) for column in zip(*slices, strict=True)]
+                    ratios = [statistics.median(each[2] / each[other] for each in slices) for other in (0, 1)]
+                    figures = [f"{cpu:.0f}" for cpu in medians] + [f"{ratio:.1f}" for ratio in ratios]
+                    print(f"| {name} | {what} | {connections} | {' | '.join(figures)} |", flush=True)
 
 
 if __name__ == "__main__":
