@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,31 +15,50 @@ from hypothesis import strategies as st
 from trio_ws.protocol._accel import (
     LONGEST,
     frame_head,
+    python_receive_frame,
+    python_send_frame,
     python_take_frames,
-    python_take_one,
     python_whole_frame,
+    receive_frame,
+    send_frame,
     take_frames,
-    take_one,
     whole_frame,
 )
 from trio_ws.protocol.masking import extension, python_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Take = Callable[[bytes, int, bool, int, Any], int]
-    TakeOne = Callable[[bytes, bool, int], str | bytes | None]
+    Receive = Callable[[int, int, bool, int], str | bytes | tuple[bytes] | None]
+    Send = Callable[[int, int, bytes], bytes | None]
     Make = Callable[[int, bytes, bytes], bytes]
 
 c_take: Take | None = None if extension is None else extension.take_frames
-c_take_one: TakeOne | None = None if extension is None else extension.take_one
+c_receive: Receive | None = getattr(extension, "receive_frame", None)
+c_send: Send | None = getattr(extension, "send_frame", None)
 c_whole: Make | None = None if extension is None else extension.whole_frame
 ONLY_C = pytest.mark.skipif(extension is None, reason="the extension was not built, or TRIO_WS_PURE is set")
 TAKERS = pytest.mark.parametrize(
     "take", [pytest.param(python_take_frames, id="python"), pytest.param(c_take, id="c", marks=ONLY_C)]
 )
-ONE_TAKERS = pytest.mark.parametrize(
-    "take", [pytest.param(python_take_one, id="python"), pytest.param(c_take_one, id="c", marks=ONLY_C)]
+ONLY_C_SOCKETS = pytest.mark.skipif(c_receive is None, reason="the extension was not built for Linux")
+ON_SOCKETS = pytest.mark.skipif(
+    os.name != "posix", reason="descriptors of sockets are those of files on POSIX"
+)
+RECEIVERS = pytest.mark.parametrize(
+    "receive",
+    [
+        pytest.param(python_receive_frame, id="python", marks=ON_SOCKETS),
+        pytest.param(c_receive, id="c", marks=ONLY_C_SOCKETS),
+    ],
+)
+SENDERS = pytest.mark.parametrize(
+    "send",
+    [
+        pytest.param(python_send_frame, id="python", marks=ON_SOCKETS),
+        pytest.param(c_send, id="c", marks=ONLY_C_SOCKETS),
+    ],
 )
 MAKERS = pytest.mark.parametrize(
     "make", [pytest.param(python_whole_frame, id="python"), pytest.param(c_whole, id="c", marks=ONLY_C)]
@@ -61,14 +81,24 @@ def frame(first: int, payload: bytes, masked: bool) -> bytes:
 
 
 def test_one_place_chooses() -> None:
+    chosen = (take_frames, whole_frame, receive_frame, send_frame)
+    in_python = (python_take_frames, python_whole_frame, python_receive_frame, python_send_frame)
     if extension is None:
-        assert (take_frames, take_one, whole_frame) == (
-            python_take_frames,
-            python_take_one,
-            python_whole_frame,
-        )
+        assert chosen == in_python
     else:
-        assert (take_frames, take_one, whole_frame) == (c_take, c_take_one, c_whole)
+        assert chosen[:2] == (c_take, c_whole)
+        assert chosen[2:] == (in_python[2:] if c_receive is None else (c_receive, c_send))
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two connected sockets that never wait."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    yield ends
+    for end in ends:
+        end.close()
 
 
 @TAKERS
@@ -172,47 +202,156 @@ def test_both_take_the_same_of_any_bytes(data: bytes, at: Any, masked: bool) -> 
     assert [type(message) for message in in_c] == [type(message) for message in in_python]
 
 
-@ONE_TAKERS
-@given(data=st.lists(pieces, max_size=2).map(b"".join), at=st.data(), masked=st.booleans())
-def test_one_message_is_taken_where_it_is_all_that_came(
-    take: TakeOne, data: bytes, at: Any, masked: bool
+@RECEIVERS
+@given(data=st.lists(pieces, min_size=1, max_size=2).map(b"".join), at=st.data(), masked=st.booleans())
+def test_a_message_is_received_where_it_is_all_that_came(
+    receive: Receive, data: bytes, at: Any, masked: bool
 ) -> None:
     data = data[: at.draw(st.integers(len(data) - 2, len(data)) | st.just(len(data)), label="end")]
     limit = at.draw(st.sampled_from([0, 10, 126, LONGEST]), label="limit")
     messages: list[str | bytes] = []
     whole = python_take_frames(data, 0, masked, limit, messages) == len(data) and len(messages) == 1
-    message = take(data, masked, limit)
-    assert message == (messages[0] if whole else None)
-    assert type(message) is (type(messages[0]) if whole else type(None))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(data)
+        received = receive(ours.fileno(), 65536, masked, limit)
+        assert received == (messages[0] if whole else (data,) if data else None)
+        assert type(received) is type(messages[0] if whole else (data,) if data else None)
 
 
-@ONE_TAKERS
+@RECEIVERS
 @ROLES
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 4096, LONGEST])
-def test_one_message_of_every_length_is_taken(take: TakeOne, masked: bool, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 4000, 4087, 4088, 4089, 4096, 60_000, LONGEST])
+def test_a_message_of_every_length_is_received(
+    receive: Receive, masked: bool, size: int, pair: tuple[socket.socket, socket.socket]
+) -> None:
     payload = os.urandom(size)
-    assert take(frame(0x82, payload, masked), masked, LONGEST) == payload
-    assert take(frame(0x81, b"a" * size, masked), masked, LONGEST) == "a" * size
-    assert take(frame(0x82, payload, not masked), masked, LONGEST) is None
-    assert take(frame(0x82, payload, masked) + b"\x82", masked, LONGEST) is None
-    assert take(frame(0x82, payload, masked)[:-1], masked, LONGEST) is None
+    for data, message in (
+        (frame(0x82, payload, masked), payload),
+        (frame(0x81, b"a" * size, masked), "a" * size),
+        (frame(0x82, payload, not masked), None),
+        (frame(0x82, payload, masked) + b"\x82", None),
+        (frame(0x82, payload, masked)[:-1], None),
+    ):
+        pair[1].sendall(data)
+        received = receive(pair[0].fileno(), 70_000, masked, LONGEST)
+        assert received == (message if message is not None and len(data) < 4096 else (data,))
+        assert receive(pair[0].fileno(), 70_000, masked, LONGEST) is None
 
 
-@ONLY_C
+@RECEIVERS
+def test_a_read_brings_at_most_its_size(receive: Receive, pair: tuple[socket.socket, socket.socket]) -> None:
+    data = os.urandom(10_000)
+    pair[1].sendall(data)
+    pair[1].close()
+    fd = pair[0].fileno()
+    assert receive(fd, 4096, True, LONGEST) == (data[:4096],)
+    assert receive(fd, 5000, True, LONGEST) == (data[4096:9096],)
+    assert receive(fd, 5000, True, LONGEST) == (data[9096:],)
+    assert receive(fd, 5000, True, LONGEST) == (b"",)
+
+
+@RECEIVERS
+@SENDERS
+def test_broken_connections_are_errors(
+    receive: Receive, send: Send, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].close()
+    with pytest.raises(BrokenPipeError):
+        send(pair[0].fileno(), 0x82, b"payload")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        send(-1, 0x82, b"payload")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        receive(-1, 4096, True, LONGEST)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as ours:
+        theirs, _ = listener.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        with pytest.raises(ConnectionResetError):
+            receive(ours.fileno(), 4096, True, LONGEST)
+
+
+@SENDERS
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 4095, 4096, 4097, 65535, 65536, 100_000])
+def test_a_frame_is_sent_and_the_rest_returned(
+    send: Send, size: int, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    payload = os.urandom(size)
+    made = frame(0x82, payload, masked=False)
+    fd = pair[0].fileno()
+    while (rest := send(fd, 0x82, payload)) is None:
+        pass
+    assert rest
+    assert made.endswith(rest)
+    if len(rest) < len(made):
+        assert send(fd, 0x82, payload) == made  # nothing of it was sent
+    got = bytearray()
+    while not got or len(got) % len(made) != len(made) - len(rest):
+        got += pair[1].recv(1 << 20)
+    assert got == (made * (len(got) // len(made) + 1))[: len(got)]
+
+
+@ONLY_C_SOCKETS
 @pytest.mark.parametrize(
     ("args", "error"),
     [
         ((), TypeError),
-        ((b"", True), TypeError),
-        ((bytearray(), True, LONGEST), TypeError),
-        ((b"", True, None), TypeError),
-        ((b"", True, 1 << 70), OverflowError),
+        ((0, 4096, True), TypeError),
+        (("0", 4096, True, LONGEST), TypeError),
+        ((0, None, True, LONGEST), TypeError),
+        ((0, 4095, True, LONGEST), ValueError),
+        ((0, 4096, True, 1 << 70), OverflowError),
+        ((1 << 70, 4096, True, LONGEST), OverflowError),
+        ((1 << 40, 4096, True, LONGEST), OSError),
     ],
 )
-def test_in_c_wrong_arguments_of_take_one_are_errors(args: Any, error: type[Exception]) -> None:
+def test_in_c_wrong_arguments_of_receive_frame_are_errors(args: Any, error: type[Exception]) -> None:
     assert extension is not None
     with pytest.raises(error):
-        extension.take_one(*args)
+        extension.receive_frame(*args)
+
+
+@ONLY_C_SOCKETS
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ((), TypeError),
+        ((0, 0x82), TypeError),
+        ((0, 0x82, bytearray()), TypeError),
+        ((0, "82", b""), TypeError),
+        ((0, -1, b""), OverflowError),
+        ((1 << 40, 0x82, b""), OSError),
+    ],
+)
+def test_in_c_wrong_arguments_of_send_frame_are_errors(args: Any, error: type[Exception]) -> None:
+    assert extension is not None
+    with pytest.raises(error):
+        extension.send_frame(*args)
+
+
+@ONLY_C_SOCKETS
+def test_in_c_a_received_message_and_a_rest_leak_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
+    assert c_receive is not None
+    assert c_send is not None
+    fd = pair[0].fileno()
+    payload = bytes(bytearray(b"p" * 5000))
+    before = sys.getrefcount(payload)
+    for data in (frame(0x82, b"payload", True), frame(0x81, b"\xff", True), b"\x82\xa0", bytes(5000)):
+        pair[1].sendall(data)
+        received = c_receive(fd, 65536, True, LONGEST)
+        other: Any = (
+            (bytes(bytearray(data)),) if isinstance(received, tuple) else bytes(bytearray(b"payload"))
+        )
+        assert sys.getrefcount(received) == sys.getrefcount(other)
+        if isinstance(received, tuple):
+            assert sys.getrefcount(received[0]) == sys.getrefcount(other[0])
+    while (rest := c_send(fd, 0x82, payload)) is None:
+        pass
+    assert sys.getrefcount(payload) == before
+    other = bytes(bytearray(rest))
+    assert sys.getrefcount(rest) == sys.getrefcount(other)
 
 
 @MAKERS
@@ -291,7 +430,6 @@ def test_in_c_what_a_message_meets_on_its_way_is_raised_and_nothing_leaks() -> N
             extension.take_frames(data, 0, False, LONGEST, Full())
         messages: list[Any] = []
         extension.take_frames(data, 0, False, LONGEST, messages)
-        assert extension.take_one(data, False, LONGEST) is None
         # As many as of any other object in a list; an uncounted or leaked one would differ.
         others = [bytes(bytearray(b"payload")), bytes(bytearray(b"text"))]
         assert [sys.getrefcount(m) for m in messages] == [sys.getrefcount(m) for m in others]

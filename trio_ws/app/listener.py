@@ -316,7 +316,7 @@ class ListenerSession:
         """Handle the only message that the shared reader has read, in its task."""
         write_buffer = self._write_buffer
         if write_buffer.size >= write_buffer.fast_send_limit:
-            self._receive_buffer.put_back(message)
+            self._receive_buffer.keep(message)
             return self.data_received(lent)
         return self._handle_in_reader(lent, message)
 
@@ -499,11 +499,10 @@ class ListenerSession:
             first = FIN | opcode
         if write_buffer.size < write_buffer.fast_send_limit and len(payload) < _LARGE:
             # The common case of _post(): a server's open, uncompressed connection.
-            frame = whole_frame(first, payload, b"")
             if self._receive_buffer.messages:
-                write_buffer.buffer(frame)
+                write_buffer.buffer(whole_frame(first, payload, b""))
             else:
-                write_buffer.write(frame)
+                write_buffer.write_frame(first, payload)
         else:
             post(ws, first & ~FIN, payload, cork=bool(self._receive_buffer.messages))
 

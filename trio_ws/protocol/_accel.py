@@ -9,6 +9,7 @@ Invariant: both implementations return the same results for any bytes. `masking`
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,13 @@ __all__ = [
     "LONGEST",
     "MAX_FRAMES",
     "frame_head",
+    "python_receive_frame",
+    "python_send_frame",
     "python_take_frames",
-    "python_take_one",
     "python_whole_frame",
+    "receive_frame",
+    "send_frame",
     "take_frames",
-    "take_one",
     "whole_frame",
 ]
 
@@ -38,6 +41,8 @@ LONGEST = 0xFFFF
 #: _speedups.c.
 MAX_FRAMES = 1024
 
+#: As in _speedups.c.
+_FIRST_READ = 4096
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
 
 _pack_16 = struct.Struct("!BBH").pack
@@ -94,17 +99,32 @@ def python_take_frames(data: bytes, start: int, masked: bool, limit: int, messag
     return i
 
 
-def python_take_one(data: bytes, masked: bool, limit: int) -> str | bytes | None:
-    """Return the message if ``data`` is one whole common frame and nothing else; otherwise None.
+def python_receive_frame(fd: int, size: int, masked: bool, limit: int) -> str | bytes | tuple[bytes] | None:
+    """Read once from a non-blocking socket, and return the message if that was one whole common frame.
 
-    The arguments are those of `python_take_frames`. It also returns None for text that is not valid UTF-8.
+    Args:
+        fd: the socket's descriptor.
+        size: the maximum number of bytes to read, at least 4096.
+        masked, limit: as for `python_take_frames`.
+
+    Returns:
+        The message if the read brought one common frame of less than 4 KiB and nothing else. Otherwise a
+        tuple of what it brought, which is empty at the end of the stream. None if there is nothing yet.
+
+    Raises:
+        OSError: the connection is broken.
     """
+    try:
+        data = os.read(fd, size)
+    except BlockingIOError:
+        return None
     size = len(data)
-    if size < 2 or size > limit + 8 or (data[1] & 127 < 126 and data[1] & 127 != size - (6 if masked else 2)):
-        return None  # most reads that are anything else
+    short = data[1] & 127 if size >= 2 else 0
+    if not 2 <= size < _FIRST_READ or (short < 126 and short != size - (6 if masked else 2)):
+        return (data,)  # most reads that are anything else
     messages: list[str | bytes] = []
     taken = python_take_frames(data, 0, masked, limit, messages)
-    return messages[0] if taken == size and len(messages) == 1 else None
+    return messages[0] if taken == size and len(messages) == 1 else (data,)
 
 
 def frame_head(first: int, size: int, mask_bit: int = 0) -> bytes:
@@ -136,8 +156,32 @@ def python_whole_frame(first: int, payload: BytesLike, key: bytes) -> bytes:
     return frame_head(first, size) + payload
 
 
+def python_send_frame(fd: int, first: int, payload: bytes) -> bytes | None:
+    """Make an unmasked frame, and send what a non-blocking socket takes of it.
+
+    Args:
+        fd: the socket's descriptor.
+        first, payload: as for `python_whole_frame`.
+
+    Returns:
+        The rest of the frame, or None if all of it was sent.
+
+    Raises:
+        OSError: the connection is broken.
+    """
+    frame = python_whole_frame(first, payload, b"")
+    try:
+        sent = os.write(fd, frame)
+    except BlockingIOError:
+        return frame
+    return frame[sent:] or None
+
+
 take_frames: Callable[[bytes, int, bool, int, Messages], int] = python_take_frames
-take_one: Callable[[bytes, bool, int], str | bytes | None] = python_take_one
 whole_frame: Callable[[int, BytesLike, bytes], bytes] = python_whole_frame
+receive_frame: Callable[[int, int, bool, int], str | bytes | tuple[bytes] | None] = python_receive_frame
+send_frame: Callable[[int, int, bytes], bytes | None] = python_send_frame
 if extension is not None:
-    take_frames, take_one, whole_frame = extension.take_frames, extension.take_one, extension.whole_frame
+    take_frames, whole_frame = extension.take_frames, extension.whole_frame
+    if hasattr(extension, "receive_frame"):  # only on Linux
+        receive_frame, send_frame = extension.receive_frame, extension.send_frame

@@ -1,12 +1,14 @@
-/* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, the size of
-   decoded msgpack, and the packets of plain calls. masking.py, _accel.py and decoded_size.py have the same functions
-   in Python, and use these if they could be built; packets.py reads and writes all packets.
+/* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, also from and
+   to a socket, the size of decoded msgpack, and the packets of plain calls. masking.py, _accel.py and decoded_size.py
+   have the same functions in Python, and use these if they could be built; packets.py reads and writes all packets.
 
    Invariants:
 
    - No state is kept between two calls. The only argument that is modified is the container that messages are
      appended to.
-   - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more.
+   - A descriptor belongs to the caller, who has not closed it.
+   - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
+     calls of the system do not wait, and move at most as much.
    - Calls may run in parallel without a GIL, or with one for each interpreter. The only state of the module is
      per interpreter, and is set when the module is loaded. */
 
@@ -15,12 +17,23 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Where a descriptor is all that a call of the system needs, and a single call can do without waiting. */
+#ifdef __linux__
+#define HAS_SOCKETS
+#include <errno.h>
+#include <sys/socket.h>
+#endif
+
 /* The longest header: two bytes, eight bytes of length, four bytes of key. */
 #define LONGEST_HEAD 14
 /* The maximum number of frames that one call of take_frames reads, as in _accel.py. */
 #define MOST_FRAMES 1024
 /* The longest name of a method or id of a call, as in codecs/base.py. */
 #define MOST_NAME 256
+
+/* Bytes that are read onto the stack, and the longest payload that is sent from there. */
+#define FIRST_READ 4096
+#define JOINED 4096
 
 /* Microsoft's compiler has another name for C99's restrict. */
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -155,36 +168,89 @@ take_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return PyLong_FromSsize_t(i);
 }
 
-PyDoc_STRVAR(take_one_doc, "take_one($module, data, masked, limit, /)\n--\n\n"
-                           "See _accel.py.");
+#ifdef HAS_SOCKETS
+
+/* Return a descriptor, or -1, which may be with an exception. */
+static int
+as_descriptor(PyObject *number)
+{
+    long fd = PyLong_AsLong(number);
+
+    return fd < 0 || fd > INT_MAX ? -1 : (int)fd;
+}
+
+/* Whether an error of a socket means that it has nothing, or no room, at the moment. */
+static int
+nothing_now(int error)
+{
+    return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
+
+PyDoc_STRVAR(receive_frame_doc, "receive_frame($module, fd, buffer, masked, limit, /)\n--\n\n"
+                                "See _accel.py.");
 
 static PyObject *
-take_one(PyObject *module, PyObject *const *args, Py_ssize_t count)
+receive_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    const unsigned char *data;
-    Py_ssize_t size, limit, n, head;
-    PyObject *message;
-    int masked;
+    unsigned char small[FIRST_READ];
+    Py_ssize_t size, most, limit, n, head;
+    PyObject *data, *result;
+    int fd, masked;
 
-    if (count != 3 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "take_one() takes bytes, masked and limit");
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "receive_frame() takes a descriptor, a size, masked and limit");
         return NULL;
     }
-    data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    size = PyBytes_GET_SIZE(args[0]);
-    masked = PyObject_IsTrue(args[1]);
-    limit = PyLong_AsSsize_t(args[2]);
+    fd = as_descriptor(args[0]);
+    most = PyLong_AsSsize_t(args[1]);
+    masked = PyObject_IsTrue(args[2]);
+    limit = PyLong_AsSsize_t(args[3]);
     if (PyErr_Occurred())
         return NULL;
-    n = common_frame(data, size, masked, limit, &head);
-    if (n < 0 || head + n != size)
-        Py_RETURN_NONE;
-    message = frame_message(data, head, n, masked);
-    if (message == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
-        PyErr_Clear();
-        Py_RETURN_NONE;
+    if (most < FIRST_READ) {
+        PyErr_Format(PyExc_ValueError, "the size is at least %d", FIRST_READ);
+        return NULL;
     }
-    return message;
+    size = recv(fd, small, FIRST_READ, MSG_DONTWAIT);
+    if (size < 0)
+        return nothing_now(errno) ? Py_NewRef(Py_None) : PyErr_SetFromErrno(PyExc_OSError);
+    if (size < FIRST_READ) {
+        n = common_frame(small, size, masked, limit, &head);
+        if (n >= 0 && head + n == size) {
+            result = frame_message(small, head, n, masked);
+            if (result != NULL || !PyErr_ExceptionMatches(PyExc_UnicodeDecodeError))
+                return result;
+            PyErr_Clear();
+        }
+        data = PyBytes_FromStringAndSize((char *)small, size);
+    }
+    else {
+        data = PyBytes_FromStringAndSize(NULL, most);
+        if (data == NULL)
+            return NULL;
+        memcpy(PyBytes_AS_STRING(data), small, FIRST_READ);
+        size = recv(fd, PyBytes_AS_STRING(data) + FIRST_READ, most - FIRST_READ, MSG_DONTWAIT);
+        /* The next call meets an error, and the end, again. */
+        _PyBytes_Resize(&data, FIRST_READ + (size < 0 ? 0 : size));
+    }
+    result = data == NULL ? NULL : PyTuple_Pack(1, data);
+    Py_XDECREF(data);
+    return result;
+}
+
+#endif
+
+/* Write the header of an unmasked frame, and return its length. */
+static Py_ssize_t
+write_head(unsigned char *head, unsigned long first, Py_ssize_t size)
+{
+    int bytes = size < 126 ? 0 : size < 65536 ? 2 : 8;
+
+    head[0] = (unsigned char)first;
+    head[1] = (unsigned char)(bytes == 0 ? size : bytes == 2 ? 126 : 127);
+    for (int at = 0; at < bytes; at++)
+        head[2 + at] = (unsigned char)((uint64_t)size >> 8 * (bytes - 1 - at));
+    return 2 + bytes;
 }
 
 PyDoc_STRVAR(whole_frame_doc, "whole_frame($module, first, payload, key, /)\n--\n\n"
@@ -208,19 +274,7 @@ whole_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     first = PyLong_AsUnsignedLong(args[0]);
     if (PyErr_Occurred() || PyObject_GetBuffer(args[1], &payload, PyBUF_SIMPLE) < 0)
         return NULL;
-    head[0] = (unsigned char)first;
-    if (payload.len < 126) {
-        head[1] = (unsigned char)payload.len;
-        used = 2;
-    }
-    else {
-        int bytes = payload.len < 65536 ? 2 : 8;
-
-        head[1] = bytes == 2 ? 126 : 127;
-        for (int at = 0; at < bytes; at++)
-            head[2 + at] = (unsigned char)((uint64_t)payload.len >> 8 * (bytes - 1 - at));
-        used = 2 + bytes;
-    }
+    used = write_head(head, first, payload.len);
     if (keys) {
         head[1] |= 0x80;
         memcpy(head + used, PyBytes_AS_STRING(args[2]), 4);
@@ -238,6 +292,54 @@ whole_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     PyBuffer_Release(&payload);
     return frame;
 }
+
+#ifdef HAS_SOCKETS
+
+PyDoc_STRVAR(send_frame_doc, "send_frame($module, fd, first, payload, /)\n--\n\n"
+                             "See _accel.py.");
+
+static PyObject *
+send_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    unsigned char small[LONGEST_HEAD + JOINED], *frame;
+    PyObject *whole = NULL, *rest;
+    Py_ssize_t used, size, sent;
+    unsigned long first;
+    int fd;
+
+    if (count != 3 || !PyBytes_Check(args[2])) {
+        PyErr_SetString(PyExc_TypeError, "send_frame() takes a descriptor, a byte and a payload of bytes");
+        return NULL;
+    }
+    fd = as_descriptor(args[0]);
+    first = PyLong_AsUnsignedLong(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    size = PyBytes_GET_SIZE(args[2]);
+    frame = small;
+    if (size > JOINED) {
+        whole = PyBytes_FromStringAndSize(NULL, LONGEST_HEAD + size);
+        if (whole == NULL)
+            return NULL;
+        frame = (unsigned char *)PyBytes_AS_STRING(whole);
+    }
+    used = write_head(frame, first, size);
+    memcpy(frame + used, PyBytes_AS_STRING(args[2]), size);
+    size += used;
+    sent = send(fd, frame, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent == size)
+        rest = Py_NewRef(Py_None);
+    else if (sent < 0 && !nothing_now(errno))
+        rest = PyErr_SetFromErrno(PyExc_OSError);
+    else {
+        sent = sent < 0 ? 0 : sent;
+        rest = PyBytes_FromStringAndSize((char *)frame + sent, size - sent);
+    }
+    Py_XDECREF(whole);
+    return rest;
+}
+
+#endif
 
 /* Sizes of objects in CPython, including the pointer in a list, as in decoded_size.py. */
 enum { PLACE = 9, NUMBER = 45, LIST = 65, LONG_LIST = 121, DICT = 241, DICT_ITEM = 57, EMPTY_DICT = 73,
@@ -682,8 +784,11 @@ static PyMethodDef methods[] = {
     {"msgpack_size", (PyCFunction)(void (*)(void))msgpack_size, METH_FASTCALL, msgpack_size_doc},
     {"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, mask_doc},
     {"take_frames", (PyCFunction)(void (*)(void))take_frames, METH_FASTCALL, take_frames_doc},
-    {"take_one", (PyCFunction)(void (*)(void))take_one, METH_FASTCALL, take_one_doc},
     {"whole_frame", (PyCFunction)(void (*)(void))whole_frame, METH_FASTCALL, whole_frame_doc},
+#ifdef HAS_SOCKETS
+    {"receive_frame", (PyCFunction)(void (*)(void))receive_frame, METH_FASTCALL, receive_frame_doc},
+    {"send_frame", (PyCFunction)(void (*)(void))send_frame, METH_FASTCALL, send_frame_doc},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
 from trio_ws.errors import CloseFrame
-from trio_ws.protocol._accel import LONGEST, MAX_FRAMES, take_frames, take_one
+from trio_ws.protocol._accel import LONGEST, MAX_FRAMES, take_frames
 from trio_ws.protocol.masking import mask
 
 if TYPE_CHECKING:
@@ -112,14 +112,16 @@ class FrameReader:
         client: whether this side is the client, so that the peer's frames must not be masked.
         max_message_size: bytes of one message after inflation, or None for no limit.
         deflate: the negotiated permessage-deflate, or None.
+
+    Attributes:
+        between: whether the next byte begins a frame outside any message, so that the fast path may continue.
+        fast_limit: the longest payload of a common frame, which the fast path reads.
     """
 
     __slots__ = (
-        "_between",
         "_compressed",
         "_deflate",
         "_ends",
-        "_fast_limit",
         "_key",
         "_left",
         "_limit",
@@ -131,9 +133,11 @@ class FrameReader:
         "_splits",
         "_utf8",
         "begun",
+        "between",
         "client",
         "done",
         "events",
+        "fast_limit",
         "held",
         "messages",
     )
@@ -151,9 +155,9 @@ class FrameReader:
         self.client = client
         self.begun = 0  # number of uncommon frames so far, a measure of the work done
         self.done = False  # after a Close frame or a violation; all following data is dropped
-        self._between = True  # at a frame boundary outside any message: the fast path may continue
+        self.between = True
         self._limit = _NO_LIMIT if max_message_size is None else max_message_size
-        self._fast_limit = min(self._limit, LONGEST)
+        self.fast_limit = min(self._limit, LONGEST)
         self._deflate = deflate
         self._proto: FrameProtocol | None = None  # created for the first frame that needs it
         self._rest = b""  # the beginning of a frame with an incomplete header
@@ -203,15 +207,15 @@ class FrameReader:
             The index of the first byte that was not parsed; pass ``data`` from there on again.
         """
         i, size = 0, len(data)
-        if self._between:
-            i = take_frames(data, 0, not self.client, self._fast_limit, self.messages)
+        if self.between:
+            i = take_frames(data, 0, not self.client, self.fast_limit, self.messages)
             if i == size:
                 return size
             if i < 0:
                 self._refuse_utf8()
                 return size
         before, given, stop = 0, size, self.begun + work
-        if self._between:
+        if self.between:
             i = self._begin(data, i, size)
         elif self.done:
             return size
@@ -227,21 +231,14 @@ class FrameReader:
             if self.begun >= stop or len(self.messages) >= enough:
                 break
             if not self._open:
-                i = take_frames(data, i, not self.client, self._fast_limit, self.messages)
+                i = take_frames(data, i, not self.client, self.fast_limit, self.messages)
                 if i < 0:
                     self._refuse_utf8()
                     return given
             if i < size:
                 i = self._begin(data, i, size)
-        self._between = not (self._rest or self._left or self._open or self.done)
+        self.between = not (self._rest or self._left or self._open or self.done)
         return given if self.done or self._rest else i - before
-
-    def feed_whole(self, data: bytes) -> str | bytes | None:
-        """Return the message if these bytes are one common frame between messages, and nothing else.
-
-        If it returns None, nothing was parsed: call `feed`.
-        """
-        return take_one(data, not self.client, self._fast_limit) if self._between else None
 
     def take_message(self, message: str | bytes) -> None:
         """Add a whole message, if an ASGI or RSGI server has parsed the frames."""
@@ -526,7 +523,7 @@ class FrameReader:
 
     def _stop(self) -> None:
         self.done = True
-        self._between = False
+        self.between = False
         self._rest = b""
         self._left = 0
         self._proto = None

@@ -423,7 +423,7 @@ class RPCSession:
             except DecodeError:
                 pass  # data_received() finds it again
         if type(request) is not Request:
-            self.transport.receive_buffer.put_back(message)
+            self.transport.receive_buffer.keep(message)
             return self.data_received(lent)
         transport.measured = 0
         return self._handle_in_reader(lent, request)

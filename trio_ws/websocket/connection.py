@@ -589,7 +589,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                     write_buffer.buffer(whole_frame(_FINAL_BINARY, data, b""))
                     return
                 self._sends_since_yield += _DIRECT_SEND
-                write_buffer.write(whole_frame(_FINAL_BINARY, data, b""))
+                write_buffer.write_frame(_FINAL_BINARY, data)
                 if write_buffer.broken:
                     raise self._closing.closed_error()
                 return

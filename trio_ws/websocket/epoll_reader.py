@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection, wait_readable
 
+from trio_ws.protocol._accel import receive_frame
 from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
 from trio_ws.systems import HAS_EPOLL
 from trio_ws.websocket.readers import FULL_EPOLL
@@ -163,7 +164,7 @@ class EpollReader:
         """Read until a method that was started has to continue in this task. Returns the rest of it."""
         assert self._epoll is not None
         poll, fileno = self._epoll.poll, self._epoll.fileno()
-        ready, unfinished = self._ready, self._unfinished
+        ready, unfinished, connections = self._ready, self._unfinished, self._connections
         direct = False  # a message of this round was handled here, and mostly answered
         while True:
             if not ready and unfinished:
@@ -172,7 +173,8 @@ class EpollReader:
                 del unfinished[first]
                 ready.append(first)
             elif not ready:
-                connection = observer = buffer = data = message = None  # keep nothing alive while we wait
+                # Keep nothing alive while we wait.
+                connection = observer = buffer = frames = received = message = None
                 if not self._polls_to_skip:
                     # As in Reader.wait_for_input(). But a task whose message was read answers in the next
                     # turn, and its peer in one of those after.
@@ -194,25 +196,43 @@ class EpollReader:
                 fd = ready.popleft()
                 # It may have been closed since the poll. If the number is another connection's by now, a read
                 # finds nothing, or something.
-                connection = self._connections.get(fd)
+                connection = connections.get(fd)
                 if connection is None or connection.by is FULL_EPOLL:
                     continue
                 observer = connection.observer
                 buffer = connection.receive_buffer
-                if observer is not None and observer.reader_driven and not buffer.pending_input:
-                    # A read is mostly one message. Leaving out the receive buffer saves a tenth of a call.
-                    data = self._receive(connection)
-                    message = buffer.feed_whole(data) if data else None
-                    if message is not None:
-                        direct = True
-                        left -= MESSAGE_COST + len(data)
-                        going_on = observer.message_received(message, lent)
+                frames = buffer.frames
+                message = None
+                if frames is not None and buffer.may_bypass and connection.transport.direct:
+                    # A read is mostly one message, which is then taken from the socket as such.
+                    try:
+                        received = receive_frame(fd, READ_SIZE, not frames.client, frames.fast_limit)
+                    except OSError as exc:
+                        connection.closing.abort(exc)
+                        received = None
+                    if received is None:
+                        left -= END_COST
+                    elif not isinstance(received, tuple):
+                        message = received
+                    elif received[0]:
+                        left -= self._parse(connection, fd, received[0])
                     else:
-                        left -= self._parse(connection, fd, data) if data else END_COST
-                        going_on = observer.data_received(lent)
+                        left -= END_COST
+                        connection.closing.abort(None)
                 else:
                     left -= self._read(connection, fd)
+                if message is None:
                     going_on = observer.data_received(lent) if observer is not None else None
+                else:
+                    left -= MESSAGE_COST + len(message)
+                    buffer.received_since_check = True
+                    if observer is not None and observer.reader_driven:
+                        direct = True
+                        going_on = observer.message_received(message, lent)
+                    else:
+                        buffer.keep(message)
+                        connection.input_arrived.notify_all()
+                        going_on = observer.data_received(lent) if observer is not None else None
                 ledger = buffer.ledger
                 if ledger.received >= ledger.max_received and connection.stop_if_full():
                     self._epoll.unregister(fd)

@@ -79,6 +79,8 @@ def log_message(ws: Logged, direction: str, message: str | bytes) -> None:
 class FrameLoggingTransport:
     """A transport that logs its frames."""
 
+    direct = False
+
     def __init__(self, ws: Logged, transport: Transport, unsent: int) -> None:
         self._transport = transport
         self._came = _FrameScanner(ws, "<")

@@ -23,6 +23,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, enable_ki_protection, wait_readable
 
 from trio_ws.logs import logger_for
+from trio_ws.protocol._accel import receive_frame
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import CLOSED, OPEN
 from trio_ws.websocket.frame_log import Logged, log_extra
@@ -259,8 +260,8 @@ class Reader:
         buffer = self.receive_buffer
         if buffer.pending_input and not (buffer.ledger.received and buffer.full):
             await checkpoint()  # parsing the rest is work, so other tasks run first
-            data, buffer.pending_input = buffer.pending_input, b""
-            self.data_received(data)
+            rest, buffer.pending_input = buffer.pending_input, b""
+            self.data_received(rest)
             self.room_made()
             return self.input_arrived.notify_all() > 0
         if self.by is not NO_READER or (buffer.ledger.received and buffer.full):
@@ -268,7 +269,7 @@ class Reader:
             return False
         self.by = TASK
         transport = self.transport
-        data = b""
+        data: bytes | None = b""
         cause: BaseException | None = None
         try:
             if isinstance(transport, SocketTransport):
@@ -278,14 +279,14 @@ class Reader:
                     # third of a wait. Where nothing was there, the next waits come without a look.
                     await checkpoint()
                     try:
-                        data = transport.recv_now(READ_SIZE)
+                        data = self._read_now(transport)
                     except BlockingIOError:
                         self._polls_to_skip = POLLS_TO_SKIP
                 if self._polls_to_skip:
                     self._polls_to_skip -= 1
                     transport.waited_for = True
                     await wait_readable(transport.fd)
-                    data = transport.recv_now(READ_SIZE)
+                    data = self._read_now(transport)
             else:
                 data = await transport.receive()
         except BlockingIOError:
@@ -301,9 +302,28 @@ class Reader:
             self.data_received(data)
             if len(data) == READ_SIZE:
                 self.read_more()
-        else:
+        elif data is not None:
             self.closing.abort(cause)
         return others > 0
+
+    def _read_now(self, transport: SocketTransport) -> bytes | None:
+        """Read once, and return what it brought; None if that was one message, which was kept.
+
+        Raises:
+            BlockingIOError: there is nothing to read yet.
+            OSError: the connection is broken.
+        """
+        buffer, frames = self.receive_buffer, self.receive_buffer.frames
+        if frames is None or not transport.direct or not buffer.may_bypass:
+            return transport.recv_now(READ_SIZE)
+        received = receive_frame(transport.fd, READ_SIZE, not frames.client, frames.fast_limit)
+        if received is None:
+            raise BlockingIOError
+        if isinstance(received, tuple):
+            return received[0]
+        buffer.received_since_check = True
+        buffer.keep(received)
+        return None
 
     def read_more(self) -> int:
         """Read the rest of a big message, and of the next ones, without a turn of the scheduler for each.

@@ -151,26 +151,25 @@ class ReceiveBuffer:
         self.parts_open = self._unfinished or bool(fragments)
         return fragment
 
-    def feed_whole(self, data: bytes) -> str | bytes | None:
-        """Return the message if this read is all of one, nothing waits, and nothing is compressed.
-
-        The message is not kept. If this returns None, nothing was parsed: call `feed`.
-        """
+    @property
+    def may_bypass(self) -> bool:
+        """Whether a whole message that a read brings may be taken without parsing it here."""
         frames = self.frames
-        if frames is None or self.deflate is not None or self.messages or self.discarding:
-            return None
-        message = frames.feed_whole(data)
-        if message is not None:
-            self.received_since_check = True
-        return message
+        return (
+            frames is not None
+            and frames.between
+            and self.deflate is None
+            and not (self.messages or self.pending_input or self.discarding)
+        )
 
-    def put_back(self, message: str | bytes) -> None:
-        """Keep a message that `feed_whole` has returned."""
+    def keep(self, message: str | bytes) -> None:
+        """Take a whole message that was not parsed here."""
         if self.messages is _NO_MESSAGES:
             assert self.frames is not None
             self.messages = self.frames.messages = deque()
         self.messages.append(message)
-        self.ledger.received += len(message) + OVERHEAD
+        plain = type(message) is bytes or message.isascii()
+        self.ledger.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
 
     def feed(self, data: bytes, *, sliced: bool = False) -> int:
         """Parse the data of one read, after the opening handshake.

@@ -11,6 +11,7 @@ that wait here with `trio.ClosedResourceError`. One task at a time receives and 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -104,6 +105,7 @@ class SocketTransport:
     )
 
     self_reading = True
+    direct = os.name == "posix"
     tells_hang_up = True
     tls = None
 
@@ -220,6 +222,8 @@ class StreamTransport:
     )
 
     self_reading = False
+    direct = False
+    fd = -1
 
     def __init__(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
         self._stream = stream
@@ -324,6 +328,7 @@ class StreamTransport:
 #:
 #: - ``send_now`` and ``send_pair_now`` send as much as possible without waiting, the second at most
 #:   ``SEND_SIZE`` of a payload. They raise BlockingIOError if that is nothing.
+#: - ``direct``: whether others may read from, and write to, its descriptor ``fd`` as well, see _accel.py.
 #: - ``send_last_now`` does the same with the last bytes before `close`, which must follow in the same step.
 #: - ``send_some`` waits until at least one byte was sent.
 #: - ``receive`` returns b"" at the end of the stream. A cancellation loses no bytes.

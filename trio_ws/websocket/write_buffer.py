@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_ws.protocol._accel import send_frame, whole_frame
 from trio_ws.protocol.frames import FIN
 from trio_ws.protocol.framing import make_frame
 from trio_ws.websocket._notify import Notification
@@ -148,6 +149,21 @@ class WriteBuffer:
             return
         if sent != size:
             self._append(memoryview(frame)[sent:] if sent else frame)
+            self._drain_soon()
+
+    def write_frame(self, first: int, payload: bytes) -> None:
+        """Make an unmasked frame and send it like `write`. It is for small payloads."""
+        transport = self.transport
+        if self.size or self.broken or not transport.direct:
+            self.write(whole_frame(first, payload, b""))
+            return
+        try:
+            rest = send_frame(transport.fd, first, payload)
+        except OSError as exc:
+            self._break(exc)
+            return
+        if rest is not None:
+            self._append(rest)
             self._drain_soon()
 
     def write_many(self, frames: list[bytes]) -> None:
