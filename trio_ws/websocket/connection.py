@@ -364,18 +364,21 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         # The common cases of _next_message() inline: a message is here, or a single read brings one. This
         # saves a coroutine for each message, and its memory while a connection is idle. __anext__ has the
         # same code.
-        buffer, reader = self._receive_buffer, self._reader
+        buffer, reader, closing = self._receive_buffer, self._reader, self._closing
+        by = reader.by
         if buffer.messages:
             await checkpoint_if_cancelled()
         elif (
-            self._closing.state == OPEN
-            and not buffer.parts_open
-            and not (self._write_buffer.flush_scheduled or reader.stopped or self._closing.deferred)
+            closing.state == OPEN
+            and by is not FULL_EPOLL
+            and by is not FULL_TASK
+            and not (buffer.parts_open or self._write_buffer.flush_scheduled or closing.deferred)
         ):
             buffer.release()
-            await (reader.input_arrived.wait() if reader.by is EPOLL else reader.wait_for_input())
+            await (reader.input_arrived.wait() if by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0
-        messages, by = buffer.messages, reader.by
+            by = reader.by
+        messages = buffer.messages
         if messages and not buffer.parts_open and by is not FULL_EPOLL and by is not FULL_TASK:
             item = messages.popleft()
         else:
@@ -393,18 +396,21 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return message
 
     async def __anext__(self) -> WebSocketMessage:
-        buffer, reader = self._receive_buffer, self._reader
+        buffer, reader, closing = self._receive_buffer, self._reader, self._closing
+        by = reader.by
         if buffer.messages:
             await checkpoint_if_cancelled()
         elif (
-            self._closing.state == OPEN
-            and not buffer.parts_open
-            and not (self._write_buffer.flush_scheduled or reader.stopped or self._closing.deferred)
+            closing.state == OPEN
+            and by is not FULL_EPOLL
+            and by is not FULL_TASK
+            and not (buffer.parts_open or self._write_buffer.flush_scheduled or closing.deferred)
         ):
             buffer.release()
-            await (reader.input_arrived.wait() if reader.by is EPOLL else reader.wait_for_input())
+            await (reader.input_arrived.wait() if by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0
-        messages, by = buffer.messages, reader.by
+            by = reader.by
+        messages = buffer.messages
         if messages and not buffer.parts_open and by is not FULL_EPOLL and by is not FULL_TASK:
             item = messages.popleft()
         else:
