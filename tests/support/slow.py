@@ -87,7 +87,7 @@ SLOW = {
         "test_systems.py",
         "test_tutorial.py",
     ],
-    "builds": ["test_benchmarks.py", "test_build.py", "test_docs.py"],
+    "builds": ["protocol/test_sanitizers.py", "test_benchmarks.py", "test_build.py", "test_docs.py"],
     "again and again": [
         "adversary",
         "client/test_other_servers_explored.py",

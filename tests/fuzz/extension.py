@@ -1,0 +1,98 @@
+"""Call the C extension with changed packets and frames: ``python -m tests.fuzz.extension FILE COUNT``.
+
+FILE is the extension as it was built, with the sanitizers of the compiler (see
+tests/protocol/test_sanitizers.py). They end the process where C reads or writes what it must not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import sys
+from importlib.machinery import ExtensionFileLoader
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trio_ws.codecs.base import Packet, PacketSource, Request, Response
+from trio_ws.codecs.decoded_size import python_msgpack_size
+from trio_ws.codecs.packets import TrioWSCodec
+from trio_ws.protocol._accel import python_take_frames, python_take_one, python_whole_frame
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+CODEC = TrioWSCodec()
+ARGUMENTS: list[list[Any]] = [
+    [],
+    [1, -5, 300, 70_000, 2**40, 2**63, -200, -70_000, -(2**40)],
+    ["x" * 40, "é" * 200, b"abc", 1.5, None, True],
+    ["y" * 300] * 3,
+    [{"a": [1, {"b": {}}]}, [[[]]], msgspec.msgpack.Ext(5, b"abc")],
+]
+
+
+def load(path: str) -> ModuleType:
+    """Load the extension from a file."""
+    name = "trio_ws.protocol._speedups"
+    spec = importlib.util.spec_from_loader(name, ExtensionFileLoader(name, path))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def change(data: bytes, chance: random.Random) -> bytes:
+    """Change, insert or remove some bytes, or cut off the end."""
+    changed = bytearray(data)
+    for _ in range(chance.randrange(4)):
+        at = chance.randrange(len(changed) + 1)
+        kind = chance.randrange(4)
+        if kind == 0:
+            changed[at : at + 1] = chance.randbytes(1)
+        elif kind == 1:
+            changed[at:at] = chance.randbytes(chance.randrange(6))
+        elif kind == 2:
+            del changed[at : at + chance.randrange(1, 5)]
+        else:
+            del changed[at:]
+    return bytes(changed)
+
+
+def check(module: ModuleType, payload: bytes, key: bytes) -> bool:
+    """Give the same bytes to C and to Python. Returns whether they were a plain call."""
+    assert module.msgpack_size(payload, 10_000) == python_msgpack_size(payload, 10_000)
+    frame = module.whole_frame(0x82, payload, key)
+    assert frame == python_whole_frame(0x82, payload, key)
+    assert module.take_one(frame, bool(key), 0xFFFF) == python_take_one(frame, bool(key), 0xFFFF)
+    taken: tuple[list[Any], list[Any]] = ([], [])
+    begins = payload * 2  # which may look like a frame
+    assert module.take_frames(begins, 0, False, 300, taken[0]) == python_take_frames(
+        begins, 0, False, 300, taken[1]
+    )
+    assert taken[0] == taken[1]
+    plain = module.plain_call(payload)
+    if plain is None:
+        return False
+    method, value, call_id = plain
+    rpc = Response(call_id, value) if method is None else Request(method, value, {}, call_id)
+    # As text, in which NaN equals itself.
+    assert repr(CODEC.decode(payload)) == repr(Packet(PacketSource.RPC, rpc=rpc))
+    assert module.result_frame(0x82, b"before", b"", b"after", call_id, payload)
+    return True
+
+
+def run(path: str, count: int) -> int:
+    """Check ``count`` inputs; return how many were plain calls."""
+    module = load(path)
+    chance = random.Random(count)
+    seeds = [CODEC.request("17", "add", arguments) for arguments in ARGUMENTS]
+    seeds += [CODEC.result(Request("", call_id="17"), value) for value in (1, "xx", None, b"abc", [1])]
+    seeds += [python_whole_frame(first, b"payload" * 30, b"") for first in (0x81, 0x82, 0x89)]
+    keys = b"", b"key!"
+    return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))
+
+
+if __name__ == "__main__":
+    print(run(sys.argv[1], int(sys.argv[2])))
