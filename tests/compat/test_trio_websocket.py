@@ -13,6 +13,7 @@ import trio.testing
 import trio_websocket as original
 import trustme
 
+import trio_ws
 from tests.support.serving import guard
 from trio_ws.compat import trio_websocket as compat
 
@@ -206,6 +207,60 @@ async def test_an_exception_within_a_cancelled_block_is_not_lost(autojump_clock:
                 finally:
                     raise ValueError("not lost")
         nursery.cancel_scope.cancel()
+
+
+async def test_a_group_that_the_block_raises_is_not_put_into_another_one() -> None:
+    failure = KeyError("child")
+
+    async def fail() -> None:
+        raise failure
+
+    async with trio.open_nursery() as nursery:
+        server = await serve(nursery)
+        with pytest.raises(ExceptionGroup) as raised:
+            async with (
+                compat.open_websocket("127.0.0.1", server.port, "/", use_ssl=False),
+                trio.open_nursery() as inner,
+            ):
+                inner.start_soon(fail)
+                await trio.sleep_forever()
+        assert raised.value.exceptions == (failure,)
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_exception_of_a_handler_is_not_lost_if_the_answer_to_its_client_cancels_the_server() -> None:
+    failure = ValueError("before accept")
+
+    async def fail(_: compat.WebSocketRequest) -> None:
+        raise failure
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with trio.open_nursery() as nursery:
+            server = await serve(nursery, fail)
+            async with compat.open_websocket("127.0.0.1", server.port, "/", use_ssl=False):
+                pass
+    assert any(isinstance(exc, compat.ConnectionRejected) for exc in leaves(raised.value))
+    assert failure in leaves(raised.value)
+
+
+def leaves(exc: BaseException) -> list[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for each in exc.exceptions for leaf in leaves(each)]
+    return [exc]
+
+
+async def test_a_handler_that_cannot_connect_elsewhere_fails() -> None:
+    async def forward(request: compat.WebSocketRequest) -> None:
+        await request.accept()
+        async with trio_ws.connect("ws://127.0.0.1:1/"):
+            pass
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with trio.open_nursery() as nursery:
+            server = await serve(nursery, forward)
+            async with compat.open_websocket("127.0.0.1", server.port, "/", use_ssl=False):
+                await trio.sleep_forever()
+    assert isinstance(leaves(raised.value)[0], trio_ws.ConnectionFailedError)
 
 
 async def test_sending_on_a_stream_that_the_program_has_closed(nursery: trio.Nursery) -> None:

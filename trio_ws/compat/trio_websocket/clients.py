@@ -195,24 +195,24 @@ async def open_websocket(
                 raise
             try:
                 yield connection
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - raised outside of the nursery, which would wrap it
                 failure = exc
-                raise
-            finally:
-                scope = trio.move_on_after(disconnect_timeout)
-                try:
-                    with scope:
-                        await connection.aclose()
-                except trio.Cancelled:
-                    if failure is None:
-                        raise
-                    # It is closed all the same, and what the block has raised goes on.
-                if scope.cancelled_caught and failure is None:
-                    failure = DisconnectionTimeout()
-                    raise failure
+            scope = trio.move_on_after(disconnect_timeout)
+            try:
+                with scope:
+                    await connection.aclose()
+            except trio.Cancelled:
+                if failure is None:
+                    raise
+                # It is closed all the same, and what the block has raised goes on.
+            if failure is not None:
+                nursery.cancel_scope.cancel()
+            elif scope.cancelled_caught:
+                failure = DisconnectionTimeout()
+                raise failure
     except BaseExceptionGroup as group:
         _, others = group.split(trio.Cancelled)
-        if failure is None or others is None or others.exceptions != (failure,):
+        if failure is None or (others is not None and others.exceptions != (failure,)):
             raise
     if failure is not None:
         _raise(failure)

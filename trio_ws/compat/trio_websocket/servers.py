@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +18,7 @@ from trio_ws.compat.trio_websocket.connection import (
     hold_request,
     options_for,
 )
+from trio_ws.compat.trio_websocket.exceptions import ConnectionClosed
 from trio_ws.errors import ConnectionFailedError
 from trio_ws.server.wrap import wrap_stream
 
@@ -66,6 +68,7 @@ class WebSocketServer:
         self._listeners = listeners
         self._handler_nursery = handler_nursery
         self._queue_size = message_queue_size
+        self._failures: list[Exception] = []  # of handlers that ended after this server was cancelled
         self._options = options_for(
             max_message_size, open_timeout=connect_timeout, close_timeout=disconnect_timeout
         )
@@ -100,7 +103,22 @@ class WebSocketServer:
     async def run(
         self, *, task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
-        """Serve until cancelled."""
+        """Serve until cancelled.
+
+        Raises:
+            ExceptionGroup: a handler has raised an exception.
+        """
+        try:
+            await self._run(task_status)
+        except BaseException as exc:
+            failures, self._failures = self._failures, []
+            if failures:
+                raise BaseExceptionGroup(
+                    "handlers of a cancelled server have failed", [exc, *failures]
+                ) from None
+            raise
+
+    async def _run(self, task_status: trio.TaskStatus[WebSocketServer]) -> NoReturn:
         async with trio.open_nursery() as nursery:
             serve_listeners: Any = partial(
                 trio.serve_listeners,
@@ -113,11 +131,25 @@ class WebSocketServer:
             await trio.sleep_forever()
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
+        failure: Exception | None = None
         try:
             async with wrap_stream(stream, options=self._options) as ws:
-                await self._handler(WebSocketRequest(ws, stream, self._queue_size))
-        except ConnectionFailedError:
-            pass  # which was answered and logged
+                try:
+                    await self._handler(WebSocketRequest(ws, stream, self._queue_size))
+                except ConnectionClosed:
+                    raise
+                except Exception as exc:
+                    failure = exc
+                    raise
+        except ConnectionFailedError as exc:
+            if exc is failure:
+                raise
+            # The request was answered and logged.
+        finally:
+            if failure is not None and trio.current_effective_deadline() == -math.inf:
+                # The client was told first, and then this server was cancelled. The exception would be lost,
+                # because trio.serve_listeners closes the stream, which raises Cancelled.
+                self._failures.append(failure)
 
 
 async def serve_websocket(
