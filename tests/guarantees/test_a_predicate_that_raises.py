@@ -1,4 +1,4 @@
-"""A predicate that raises counts as false and is logged, and the fan-out continues."""
+"""A predicate that raises counts as false and is logged, and one may unsubscribe; the fan-out continues."""
 
 from __future__ import annotations
 
@@ -51,4 +51,48 @@ async def test_the_negation_of_a_broken_predicate_is_false(autojump_clock: MockC
         never = IsEqual("name", "somebody") | broken_for_b
         assert handler.publish("x", 1, predicate=never) == 0
         assert handler.publish("x", 1, predicate=~never) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_predicate_may_unsubscribe_connections(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+
+    def not_b(connection: ClientConnection) -> bool:
+        if connection.name == "b":
+            connection.unsubscribe("x")
+        return True
+
+    def nobody(connection: ClientConnection) -> bool:
+        for one in handler.clients:
+            one.unsubscribe("x")
+        return False
+
+    async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
+        listeners = [await Listener.join(nursery, memory, name, "x") for name in "abc"]
+        assert handler.publish("x", 1, predicate=not_b) == 2
+        assert handler.publish("x", 2) == 2
+        assert handler.publish("x", 3, predicate=nobody) == 0
+        assert handler.publish("x", 4) == 0
+        await wait_all_tasks_blocked()
+        assert [one.got for one in listeners] == [[1, 2], [], [1, 2]]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_a_predicate_subscribes_is_asked_about_too(autojump_clock: MockClock) -> None:
+    handler = Rooms()
+    asked: list[object] = []
+
+    def let_others_in(connection: ClientConnection) -> bool:
+        asked.append(connection.name)
+        for one in handler.clients:
+            one.subscribe("x")
+        return bool(connection.name != "b")
+
+    async with serving_in_memory(handler) as memory, trio.open_nursery() as nursery:
+        listeners = [await Listener.join(nursery, memory, "a", "x")]
+        listeners += [await Listener.join(nursery, memory, name, "y") for name in "bc"]
+        assert handler.publish("x", 1, predicate=let_others_in) == 2
+        await wait_all_tasks_blocked()
+        assert sorted(map(str, asked)) == ["a", "b", "c"]
+        assert [one.got for one in listeners] == [[1], [], [1]]
         nursery.cancel_scope.cancel()

@@ -160,10 +160,21 @@ def _connections_to_skip(
     """The connections of a channel that do not receive a message."""
     if not excluded and predicate is None and not uids:
         return None
-    return frozenset(
-        member
-        for member in channel.cursors
-        if member.connection in excluded
-        or (uids and member.connection.uid in uids)
-        or (predicate is not None and not check(predicate, member.connection))
-    )
+    cursors = channel.cursors
+    if predicate is None:
+        return frozenset(
+            member
+            for member in cursors
+            if member.connection in excluded or (uids and member.connection.uid in uids)
+        )
+    # A predicate may itself subscribe connections, which are asked about too, and unsubscribe some.
+    asked: dict[ConnectionSubscriber, bool] = {}
+    while new := [one for one in cursors if one not in asked]:
+        for member in new:
+            connection = member.connection
+            asked[member] = (
+                connection not in excluded
+                and (not uids or connection.uid not in uids)
+                and check(predicate, connection)
+            )
+    return frozenset(member for member, wanted in asked.items() if not wanted and member in cursors)
