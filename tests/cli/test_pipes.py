@@ -82,6 +82,17 @@ def test_a_full_disk_is_one_line(url: str) -> None:
     assert done.stderr == "trio-ws: No space left on device\nrc=1\n"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_cannot_print_its_url_ends_with_one_line(workers: int) -> None:
+    app = "tests.support.cli_targets:app"
+    done = shell(
+        f"$cli serve {app} --port 0 --workers {workers} --log-level error >/dev/full; echo rc=$? >&2"
+    )
+    text = "trio-ws: the URL of the server cannot be printed: No space left on device"
+    assert done.stderr.splitlines()[-2:] == [text, "rc=1"]
+    assert "Traceback" not in done.stderr
+
+
 def test_serving_continues_if_its_output_is_not_read() -> None:
     """The process that reads its first line may have exited."""
     line = "timeout -s TERM 5 $cli serve tests.support.cli_targets:app --port 0 | true"

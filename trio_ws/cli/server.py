@@ -90,6 +90,8 @@ def announce(out: Output, target: str, url: str, **more: object) -> None:
             out.line(f"serving {target}{workers} at {url}")
     except BrokenPipeError:
         give_up_stdout()
+    except OSError as exc:
+        raise Failure(f"the URL of the server cannot be printed: {exc.strerror}") from exc
 
 
 def invite(target: object, url: str, page: str | None) -> None:
@@ -192,7 +194,7 @@ async def _serve_here(
                 invite(target, server.url, page)
                 await server.serve_forever()
     except Exception as exc:
-        if not serves:
+        if not serves or isinstance(exc, Failure):
             raise
         traceback.print_exc()  # an exception of the application needs its traceback
         raise Failure("the server failed; its exception is shown above") from exc
