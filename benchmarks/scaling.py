@@ -31,15 +31,32 @@ import trio_ws
 import trio_ws.testing
 from trio_ws.channels.history import History, check_histories
 from trio_ws.channels.hub import Hub
+from trio_ws.channels.redis.cluster import sharded_channel
 from trio_ws.channels.redis.connection import command
-from trio_ws.channels.redis.histories import SCRIPTS, append_words, read_words
+from trio_ws.channels.redis.histories import (
+    CLUSTER_SCRIPTS,
+    SCRIPTS,
+    append_words,
+    publish_words,
+    read_words,
+)
 from trio_ws.channels.redis.publish_queue import Outgoing
 from trio_ws.channels.sharing import share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SITE", "Costs", "Site", "herd", "measure_nats", "measure_process", "measure_redis", "model"]
+__all__ = [
+    "SITE",
+    "Costs",
+    "Site",
+    "herd",
+    "measure_cluster",
+    "measure_nats",
+    "measure_process",
+    "measure_redis",
+    "model",
+]
 
 #: Bytes of a message.
 PAYLOAD = b"x" * 200
@@ -262,6 +279,62 @@ def measure_redis(size: int = 20_000) -> Costs:
         return Costs(*costs[:3], cpu, read, costs[3], kept, max(0.0, first - kept))
 
 
+def measure_cluster(size: int = 20_000) -> dict[str, float]:
+    """Measure us of processor time for a message in a Redis Cluster, at its node and at each other node."""
+    with ExitStack() as stack:
+        nodes = []
+        for _ in range(2):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                bus = str(probe.getsockname()[1])
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            options = ["--bind", "127.0.0.1", "--save", "", "--dir", folder, "--cluster-enabled", "yes"]
+            server = program("redis-server", "--port", "{port}", "--cluster-port", bus, *options)
+            nodes.append((*stack.enter_context(server), bus))
+        link, other = (Receiver(port) for port, _, _ in nodes)
+        for each in (link, other):
+            stack.callback(each.close)
+        link.socket.sendall(command(b"CLUSTER", b"ADDSLOTSRANGE", b"0", b"16383"))
+        meet = command(b"CLUSTER", b"MEET", b"127.0.0.1", b"%d" % nodes[0][0], nodes[0][2].encode())
+        other.socket.sendall(meet)
+        end = time.monotonic() + PATIENCE
+        said = b""
+        while b"cluster_known_nodes:2" not in said or b"cluster_state:ok" not in said:
+            with socket.create_connection(("127.0.0.1", nodes[0][0]), PATIENCE) as asking:
+                asking.sendall(command(b"CLUSTER", b"INFO"))
+                said = asking.recv(65_536)
+            if time.monotonic() > end:
+                raise TimeoutError("the cluster does not form")
+            time.sleep(0.01)
+        for script in SCRIPTS + CLUSTER_SCRIPTS:
+            link.socket.sendall(command(b"SCRIPT", b"LOAD", script))
+        link.quiet()
+        history = History(items=50)
+
+        def words(kind: str, number: int) -> list[bytes]:
+            channel = f"p:{number % 1000}".encode()
+            sharded = sharded_channel(b"p:", channel)
+            if kind == "names only":
+                return [b"SPUBLISH", sharded, PAYLOAD]
+            if kind == "published":
+                return publish_words(sharded, channel, PAYLOAD)
+            message = Outgoing(number + 1, channel, PAYLOAD, history)
+            return append_words(b"p:", b"run", b"o" * 16, number + 1, message, PAYLOAD, sharded)
+
+        found = {}
+        for kind in ("names only", "published", "kept"):
+            commands = [command(*words(kind, number)) for number in range(size)]
+            before_each = [cpu_of(pid) for _, pid, _ in nodes]
+            for start in range(0, size, 100):
+                link.socket.sendall(b"".join(commands[start : start + 100]))
+            link.quiet()
+            for place, (_, pid, _), before_cpu in zip(
+                ("its node", "others"), nodes, before_each, strict=True
+            ):
+                found[f"{kind}, {place}"] = (cpu_of(pid) - before_cpu) / size
+        return found
+
+
 def measure_nats(size: int = 20_000) -> Costs | None:
     """Measure the unit costs of NATS without streams; return None without a nats-server."""
     found = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
@@ -399,6 +472,7 @@ def measure(size: int) -> dict[str, Any]:
         found["nats"] = vars(nats)
         found["nats, the site"] = model(nats)
         found["nats, a tenth of it"] = model(nats, SMALLER)
+    found["redis cluster, us of a message"] = measure_cluster(size)
     found["a process, us to receive"] = measure_process(size)
     patient = trio_ws.Backoff(initial=10)
     for rate in (500, 2000):

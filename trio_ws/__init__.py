@@ -92,7 +92,20 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         broker_urls.py       creating a broker from a URL
         redis/               RedisBroker: channels through Redis
             broker.py            RedisBroker
-            connection.py        one connection to Redis
+            routing.py           where commands go: to one server, or to the nodes of a cluster
+            cluster_routing.py   the links to the primaries of a cluster, and their slots
+            cluster_exchange.py  sharded publish/subscribe, and redirections
+            cluster_nodes.py     connections to nodes, and their views of the cluster
+            cluster_questions.py questions to nodes, and the lists of channels with a latest value
+            cluster_publisher.py the commands of a publisher
+            cluster.py           slots, names of sharded channels, the map of nodes
+            link.py              the connections to one server, one after the other
+            link_state.py        what waits for one server
+            exchange.py          the commands and replies of one connection
+            connection.py        opening a connection, and parsing of replies
+            delivery.py          from what arrives to messages for the server
+            questions.py         reading histories
+            throttled.py         warnings that are logged once a minute
             patterns.py          names and globs at Redis
             publish_queue.py     messages that wait to be published
             duplicates.py        detection of messages that were already received

@@ -166,6 +166,20 @@ def test_a_message_that_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @examples(200)
+@given(st.permutations(range(1, 20)), st.lists(st.integers(1, 19)))
+def test_messages_that_arrive_in_any_order_are_accepted_once(order: list[int], again: list[int]) -> None:
+    form = MessageFormat(KEY, in_order=False)
+    packed = [form.pack(ORIGIN, number, b"c", b"") for number in range(3000)]
+    assert all(form.is_new(packed[number]) for number in order)
+    assert not any(form.is_new(packed[number]) for number in again)
+    assert form.is_new(packed[1030])
+    assert not form.is_new(packed[5]), "it may have been received"
+    assert form.is_new(packed[1029])
+    assert form.is_new(packed[2999])
+    assert not form.is_new(packed[1500])
+
+
+@examples(200)
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_are_told_apart(data: bytes, plain: bool) -> None:
     form = MessageFormat(None if plain else KEY)

@@ -17,6 +17,8 @@ from trio_ws import RedisBroker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_ws.channels.redis.link_state import LinkState
+
 
 async def test_redis_is_asked_only_for_subscribed_channels() -> None:
     async with redis_server() as server, running(server, "a", "b", "b", "n.*") as (broker, _):
@@ -145,13 +147,13 @@ async def test_a_message_that_is_sent_again_is_received_once() -> None:
         running(server, "a", "*") as (_, heard),
         running(server) as (other, _),
     ):
-        link = other._connection
+        link = other._routing.links[0].exchange
         assert link is not None
         # Redis takes these, and the connection breaks before its answers have been read.
         with trio.CancelScope(shield=True):
             other.publish("a", b"1")
             other.publish("a", b"2")
-            await link.send(other._commands(link))
+            await link.send(link.commands())
             await server.do("PING")
             await link.aclose()
         other.publish("a", b"3")
@@ -166,7 +168,7 @@ async def test_a_message_that_is_sent_again_is_received_once() -> None:
 async def test_a_redis_that_hangs_is_noticed_and_one_that_is_quiet_is_not() -> None:
     async with redis_server() as server, running(server, ping_interval=0.05, ping_timeout=25) as (quiet, _):
         async with running(server, "a", ping_interval=0.05, ping_timeout=0.4) as (broker, heard):
-            link = quiet._connection
+            link = quiet._routing.links[0].exchange
             assert link is not None
             await until(lambda: link.pinged)
             await until(lambda: not link.pinged)
@@ -179,7 +181,7 @@ async def test_a_redis_that_hangs_is_noticed_and_one_that_is_quiet_is_not() -> N
             await settled(broker)
             quiet.publish("a", b"again")
             await until(lambda: heard[-1:] == [("a", b"again")])
-        assert quiet._connection is link  # it was never lost
+        assert quiet._routing.links[0].exchange is link  # it was never lost
         assert quiet.statistics().losses == 0
         await server.until_clients(1)
 
@@ -311,14 +313,18 @@ async def test_the_attempts_follow_the_back_off(
 class Defective(RedisBroker):
     """A broker with a bug that raises an exception when Redis is lost."""
 
-    def _connection_lost(self, reason: str) -> None:
-        raise ZeroDivisionError(reason)
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._routing.lost = self.fail  # type: ignore[method-assign]
+
+    def fail(self, link: LinkState) -> None:
+        raise ZeroDivisionError(link.shown)
 
 
 async def test_a_bug_of_the_broker_is_raised_unchanged() -> None:
     async with redis_server() as server:
         broker = Defective(server.url)
-        with pytest.raises(ZeroDivisionError, match=r"closed the connection|broke"):
+        with pytest.raises(ZeroDivisionError, match=r"redis://127\.0\.0\.1"):
             async with broker.run(lambda *_: None, 5):
                 await server.kill()
                 await trio.sleep_forever()
@@ -361,12 +367,12 @@ async def test_cancelled_anywhere_it_leaves_no_task_and_no_connection() -> None:
                 try:
                     async with broker.run(lambda *_: None, 5):
                         broker.subscribe("c*")
-                        link = broker._connection
+                        link = broker._routing.links[0].exchange
                         assert link is not None
-                        await instrument.until(lambda: broker._queue.published)
+                        await instrument.until(lambda: broker._routing.links[0].queue.published)
                         await link.aclose()  # it is lost, and comes back
                         broker.publish("d", b"")
-                        await instrument.until(lambda: broker._queue.published == 2)
+                        await instrument.until(lambda: broker._routing.links[0].queue.published == 2)
                 finally:
                     trio.lowlevel.remove_instrument(instrument)
             finished = not scope.cancelled_caught

@@ -312,9 +312,9 @@ async def test_an_emptied_redis() -> None:
         await take(here, 4)
         async with two.handler.channels.subscribe("room.1", recover=True) as there:
             losses = one.losses
-            one_link = one.broker._connection
+            one_link = one.broker._routing.links[0].exchange
             assert one_link is not None
-            one.broker._backoff_initial = 4.0  # long enough for the next steps
+            one.broker._settings.backoff_initial = 4.0  # long enough for the next steps
             await one_link.aclose()
             await until(lambda: one.losses > losses)
             two.handler.publish("room.1", 5)

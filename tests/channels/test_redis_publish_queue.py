@@ -170,3 +170,92 @@ def test_numbers_go_up_in_the_order_of_sending() -> None:
         (b"3", 0, 4),
         (b"4", 0, 5),
     ]
+
+
+# -- slots that move, with a cluster ------------------------------------------------------------------
+
+
+def slot_of(channel: bytes) -> int:
+    return channel[0]
+
+
+def payloads(queue: PublishQueue) -> list[bytes]:
+    return [message.payload for message in queue.take(100, 1000)]
+
+
+def test_messages_of_a_held_slot_wait_in_order_and_those_that_came_back_come_first() -> None:
+    queue = PublishQueue(100, 1000, slot_of)
+    queue.origin = b"first"
+    for payload in (b"a1", b"b1", b"a2", b"a3"):
+        queue.put(payload[:1], payload)
+    assert [message.payload for message in queue.take(3, 1000)] == [b"a1", b"b1", b"a2"]
+    assert queue.give_back() == ord("a")
+    end = queue.unanswered
+    queue.put(b"a", b"a4")
+    queue.put(b"b", b"b2")
+    assert payloads(queue) == [b"b2"]
+    queue.answered(taken=True)
+    queue.give_back()
+    assert queue.answers == end
+    assert (queue.published, len(queue)) == (1, 5)
+    queue.release([ord("a")])
+    assert [(one.payload, one.sequence) for one in queue.take(100, 1000)] == [
+        (b"a1", 5),
+        (b"a2", 6),
+        (b"a3", 7),
+        (b"a4", 8),
+    ], "they were not executed, so they have new sequence numbers"
+
+
+def test_messages_that_may_have_arrived_keep_their_number_when_their_slot_moves() -> None:
+    queue, other = PublishQueue(100, 1000, slot_of), PublishQueue(100, 1000, slot_of)
+    queue.origin, other.origin = b"first", b"second"
+    for payload in (b"a1", b"b1", b"a2"):
+        queue.put(payload[:1], payload)
+    queue.take(2, 1000)
+    other.put(b"a", b"a3")
+    queue.hold([ord("a")])
+    queue.connection_lost()
+    queue.move([ord("a")], other)
+    assert payloads(other) == []
+    other.release([ord("a")])
+    taken = [(one.payload, one.origin, one.sequence) for one in other.take(100, 1000)]
+    assert taken == [(b"a1", b"first", 1), (b"a2", b"second", 1), (b"a3", b"second", 2)]
+    assert payloads(queue) == [b"b1"]
+    assert (len(queue), len(other)) == (1, 3)
+
+
+def test_held_messages_count_towards_the_bounds_and_their_loss_is_marked() -> None:
+    history = History()
+    queue, other = PublishQueue(3, 1000, slot_of), PublishQueue(3, 1000, slot_of)
+    queue.hold([ord("a")])
+    other.hold([ord("a")])
+    for number in range(5):
+        queue.put(b"a", b"%d" % number, history)
+    assert (len(queue), queue.dropped) == (3 + 1, 2)
+    assert payloads(queue) == [], "the mark of the loss is held too"
+    queue.move([ord("a")], other)
+    other.release([ord("a")])
+    assert [(one.lost, one.payload) for one in other.take(100, 1000)] == [
+        (2, b""),
+        (0, b"2"),
+        (0, b"3"),
+        (0, b"4"),
+    ]
+    assert len(queue) == 0
+
+
+def test_a_held_message_that_is_published_elsewhere() -> None:
+    queue = PublishQueue(100, 1000, slot_of)
+    queue.hold([ord("a")])
+    queue.put(b"a", b"a1")
+    queue.put(b"a", b"a2")
+    first = queue.first_held(ord("a"))
+    assert first is not None
+    assert queue.first_held(ord("a")) is first
+    queue.held_answered(first, taken=True)
+    queue.held_answered(first, taken=True)
+    assert (queue.published, len(queue)) == (1, 1)
+    queue.release([ord("a")])
+    assert payloads(queue) == [b"a2"]
+    assert queue.first_held(ord("a")) is None

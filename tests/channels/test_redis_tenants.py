@@ -214,8 +214,8 @@ async def test_why_redis_does_not_let_us_back_in_is_said_once_and_can_be_seen(
         async with broker.run(lambda *_: None, 5):
             assert broker.problem == ""
             greetings[0] = refusal + b"\r\n"
-            assert broker._connection is not None
-            await broker._connection.aclose()
+            assert broker._routing.links[0].exchange is not None
+            await broker._routing.links[0].exchange.aclose()
             while connections < 6:
                 await trio.sleep(1)
             word = refusal[1:].split()[0].decode()
@@ -281,8 +281,8 @@ async def test_waiting_messages_are_published_soon_after_reconnecting(
             port = listeners[0].socket.getsockname()[1]
             broker = RedisBroker(f"redis://127.0.0.1:{port}", max_queue_items=100, ping_interval=1000)
             async with broker.run(lambda *_: None, 5):
-                assert broker._connection is not None
-                await broker._connection.aclose()
+                assert broker._routing.links[0].exchange is not None
+                await broker._routing.links[0].exchange.aclose()
                 await until(lambda: broker.state == "lost")
                 for _ in range(waiting):
                     broker.publish("a", b"")

@@ -224,10 +224,14 @@ async def settled(broker: RedisBroker) -> None:
     """Wait until a broker is connected, and Redis has answered all commands."""
     await until(
         lambda: (
-            broker._connection is not None
-            and not broker._wanted.changed
-            and not broker._connection.pending_replies
-            and not len(broker._queue)
+            all(
+                link.exchange is not None
+                and not link.changed
+                and not link.exchange.pending_replies
+                and not len(link.queue)
+                for link in broker._routing.links
+            )
+            and not broker._routing.unlisted
         )
     )
 

@@ -39,6 +39,7 @@ SLOW = {
     ],
     "other servers and clients": [
         "channels/test_redis.py",
+        "channels/test_redis_cluster.py",
         "channels/test_redis_histories.py",
         "channels/test_redis_patterns.py",
         "channels/test_redis_recovery.py",

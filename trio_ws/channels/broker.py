@@ -17,7 +17,7 @@ Invariants of a broker:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from trio.lowlevel import checkpoint
 
@@ -96,6 +96,12 @@ class HistoryPage(NamedTuple):
     more: bool = False
 
 
+class OnMissed(Protocol):
+    """Reports that messages may have been missed: of names for which ``affected`` is true; None for all."""
+
+    def __call__(self, affected: Callable[[str], bool] | None = None, /) -> None: ...
+
+
 class Broker(ABC):
     """Connects the channels of several servers. Subclass it and pass an instance to a server as ``broker``.
 
@@ -126,13 +132,14 @@ class Broker(ABC):
             own.
         receive_kept: set by the server. Call it with the name, the epoch and the message.
         on_missed: set by the server. Call it when messages may have been missed, before the next one is
-            received, such as when the connection is back. Subscribers that asked for it receive a `Gap`.
+            received, such as when the connection is back. Subscribers that asked for it receive a `Gap`. If
+            only some names are affected, pass a function that returns whether a given name is.
         on_resubscribed: set by the server. Call it when all that is published is received again.
     """
 
     keeps_histories: bool = False
     receive_kept: Callable[[str, str, KeptMessage], None] | None = None
-    on_missed: Callable[[], None] | None = None
+    on_missed: OnMissed | None = None
     on_resubscribed: Callable[[], None] | None = None
 
     @abstractmethod

@@ -281,12 +281,20 @@ class Hub:
                 self._rejected,
             )
 
-    def missed(self) -> None:
-        """Tell subscribers that messages of other processes may have been missed, at this place."""
-        self._presence.missed()
+    def missed(self, affected: Callable[[str], bool] | None = None) -> None:
+        """Tell subscribers that messages of other processes may have been missed, at this place.
+
+        Args:
+            affected: returns whether this applies to a name at the broker; None if it applies to all.
+        """
+        prefix = f"{self._namespace}:"
+        if affected is None or affected(f"{self._namespace}{PRESENCE}:"):
+            self._presence.missed()
         if self._histories is not None:
-            self._histories.missed()
+            self._histories.missed(None if affected is None else lambda name: affected(prefix + name))
         for channel in list(self._registry.channels.values()):
+            if affected is not None and not affected(f"{prefix}{channel.name}"):
+                continue
             if self._histories is not None:
                 self._histories.interrupt(channel)
             else:

@@ -152,10 +152,10 @@ class HubHistories:
 
     # -- messages that were missed ------------------------------------------------------------------
 
-    def missed(self) -> None:
-        """Read missed messages, or prevent recovery from earlier positions."""
+    def missed(self, affected: Callable[[str], bool] | None = None) -> None:
+        """Read missed messages, or prevent recovery from earlier positions. See `Hub.missed`."""
         if self._shared is not None:
-            self._shared.missed()
+            self._shared.missed(affected)
             self.glob_added()  # as there may be new channels
         else:
             self.kept.rename()

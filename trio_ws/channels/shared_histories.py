@@ -34,7 +34,7 @@ from trio_ws.logs import is_milestone, logger_for
 from trio_ws.websocket._notify import Notification
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from trio_ws.channels.broker import Broker, HistoryPage, KeptMessage
     from trio_ws.channels.channel import Channel
@@ -194,11 +194,11 @@ class SharedHistories:
                 del self._ids[next(iter(self._ids))]
         self._receiver.deliver(channel, message, repeated=repeated)
 
-    def missed(self) -> None:
-        """Read the messages that channels may have missed, for all of them."""
+    def missed(self, affected: Callable[[str], bool] | None = None) -> None:
+        """Read the messages that channels may have missed, for all of them or those that are affected."""
         self._generation += 1
         for followed in self._followed.values():
-            if followed.known:
+            if followed.known and (affected is None or affected(followed.name)):
                 followed.behind = True
                 self._schedule(followed)
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from trio_ws.channels.broker import Broker, KeptMessage
     from trio_ws.channels.hub import Hub
@@ -32,9 +32,9 @@ async def share(broker: Broker, hubs: Mapping[str, Hub], timeout: float) -> Asyn
         if hub is not None:
             hub.receive_kept(channel, epoch, message)
 
-    def missed() -> None:
+    def missed(affected: Callable[[str], bool] | None = None, /) -> None:
         for hub in hubs.values():
-            hub.missed()
+            hub.missed(affected)
 
     def resubscribed() -> None:
         for hub in hubs.values():

@@ -15,7 +15,6 @@ then closes the connection.
 from __future__ import annotations
 
 import importlib
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -168,25 +167,11 @@ async def _ask_sentinel(host: str, port: int, service: str) -> tuple[str, int]:
 class RedisConnection:
     """A connection that is logged in. Made by `open_connection`; one task receives and one sends.
 
-    The owner sets all attributes.
-
     Attributes:
-        pending_replies: the commands whose replies are outstanding, oldest first.
-        subscribed: the names and patterns that Redis was asked to deliver.
-        pinged: whether a PING is due or unanswered, and nothing was received since.
-        ping_sent: whether that PING was sent.
-        run: identifies the run of the Redis process; None until it is known.
-        prepared: whether INFO was sent, which answers with ``run``, and the scripts were loaded.
         role: ``b"master"`` or ``b"replica"``, as Redis said after logging in.
     """
 
     def __init__(self, stream: trio.abc.Stream, shown: str) -> None:
-        self.pending_replies: deque[tuple[bytes, list[bytes]]] = deque()
-        self.subscribed: set[tuple[bool, bytes]] = set()
-        self.pinged = False
-        self.ping_sent = False
-        self.run: bytes | None = None
-        self.prepared = False
         self.role = b""
         self._stream = stream
         self._shown = shown
@@ -251,6 +236,14 @@ class RedisConnection:
             replies.append((isinstance(reply, self._push), reply))
         if parser.len() > _MAX_REPLY_BYTES:
             raise BrokerError(f"{self._shown} sent a reply of more than {_MAX_REPLY_BYTES} bytes")
+        return replies
+
+    async def request(self, data: bytes, count: int) -> list[Reply]:
+        """Send commands, and return their ``count`` replies. For a connection without subscriptions."""
+        await self.send(data)
+        replies: list[Reply] = []
+        while len(replies) < count:
+            replies += [reply for is_push, reply in await self.receive() if not is_push]
         return replies
 
     async def aclose(self) -> None:

@@ -34,13 +34,14 @@ from trio_ws.channels.names import is_glob, matcher
 from trio_ws.codecs.base import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from trio_ws._types import Reply
     from trio_ws.channels.history import History
     from trio_ws.channels.redis.publish_queue import Outgoing
 
 __all__ = [
+    "CLUSTER_SCRIPTS",
     "KEPT",
     "KEPT_GAP",
     "LOST",
@@ -48,11 +49,14 @@ __all__ = [
     "DeclaredHistories",
     "append_words",
     "declared_key",
+    "latest_key",
     "latest_words",
+    "note_words",
     "pack_declared",
     "parse_kept",
     "parse_page",
     "parse_run",
+    "publish_words",
     "read_words",
 ]
 
@@ -100,7 +104,8 @@ elseif run ~= '' and known[3] ~= run then
 end
 """.replace("EPOCHS", str(_EPOCHS))
 
-#: ARGV: run, fresh epoch, channel, origin, sequence, message, lost, items, bytes, milliseconds.
+#: ARGV: run, fresh epoch, channel, origin, sequence, message, lost, items, bytes, milliseconds; with a
+#: cluster also the sharded channel, and whether to return the position instead of the number of receivers.
 _APPEND = (
     _LOAD_CHANNEL
     + """
@@ -122,7 +127,10 @@ local id = offset .. '-' .. string.format('%.0f', now)
 local field, head = 'd', 'twp1'
 if lost > 0 then field, head = 'g', 'twg1' end
 redis.call('XADD', stream, id, field, data)
-local reached = redis.call('PUBLISH', channel, head .. epoch .. ' ' .. offset .. ' ' .. data)
+local message = head .. epoch .. ' ' .. offset .. ' ' .. data
+local reached = 0
+if ARGV[11] then reached = redis.call('SPUBLISH', ARGV[11], message) end
+reached = reached + redis.call('PUBLISH', channel, message)
 size = size + 512 + #data
 if oldest == 0 then oldest = now end
 local count = redis.call('XLEN', stream)
@@ -140,6 +148,7 @@ end
 redis.call('HSET', meta, 'n', offset, 'b', size, 't', string.format('%.0f', oldest))
 redis.call('PEXPIRE', stream, age)
 redis.call('PEXPIRE', meta, REMEMBERED)
+if ARGV[12] then return head .. epoch .. ' ' .. offset .. ' ' end
 return reached
 """.replace("MAX_ORIGINS", str(_MAX_ORIGINS))
     .replace("MAX_LATEST", str(_MAX_LATEST))
@@ -171,9 +180,35 @@ return {epoch, n, earlier, found, more}
 """.replace("REMEMBERED", str(_REMEMBERED))
 )
 
-#: The scripts, and their names at Redis.
+#: Publishes to subscribers of the channel, and to those of globs, or to neither. ARGV: sharded channel,
+#: channel, message. It has no key, since a missing key would be asked for elsewhere while its slot moves.
+_PUBLISH = """
+local reached = redis.pcall('SPUBLISH', ARGV[1], ARGV[3])
+if type(reached) == 'table' then
+  local problem = reached['err'] or ''
+  if string.find(problem, 'non local key', 1, true) then return redis.error_reply('MOVED elsewhere') end
+  if string.find(problem, 'cluster is down', 1, true) then return redis.error_reply('CLUSTERDOWN now') end
+  return reached
+end
+return reached + redis.call('PUBLISH', ARGV[2], ARGV[3])
+"""
+
+#: Lists channels as those that keep only their newest message. ARGV: the channels.
+_NOTE = """
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+for _, channel in ipairs(ARGV) do redis.call('ZADD', KEYS[1], now, channel) end
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - MAX_LATEST)
+redis.call('PEXPIRE', KEYS[1], REMEMBERED)
+return #ARGV
+""".replace("MAX_LATEST", str(_MAX_LATEST)).replace("REMEMBERED", str(_REMEMBERED))
+
+#: The scripts, those for a cluster in addition, and their names at Redis.
 SCRIPTS = (_APPEND.encode(), _READ.encode())
-_APPEND_NAME, _READ_NAME = (hashlib.sha1(one, usedforsecurity=False).hexdigest().encode() for one in SCRIPTS)
+CLUSTER_SCRIPTS = (_PUBLISH.encode(), _NOTE.encode())
+_APPEND_NAME, _READ_NAME, _PUBLISH_NAME, _NOTE_NAME = (
+    hashlib.sha1(one, usedforsecurity=False).hexdigest().encode() for one in SCRIPTS + CLUSTER_SCRIPTS
+)
 
 
 def _keys(prefix: bytes, channel: bytes) -> list[bytes]:
@@ -198,18 +233,39 @@ def _fresh() -> bytes:
 
 
 def append_words(
-    prefix: bytes, run: bytes, origin: bytes, sequence: int, message: Outgoing, data: bytes
+    prefix: bytes,
+    run: bytes,
+    origin: bytes,
+    sequence: int,
+    message: Outgoing,
+    data: bytes,
+    *more: bytes,
 ) -> list[bytes]:
-    """Return the words of the command that appends a message to its channel's history, and publishes it."""
+    """Return the words of the command that appends a message to its channel's history, and publishes it.
+
+    With a cluster, ``more`` begins with the sharded channel. The key of `latest_key` then belongs to another
+    slot, and `note_words` is sent separately.
+    """
     assert message.history is not None
     keys = _keys(prefix, message.channel)
-    if message.history.latest:
-        keys.append(_latest_key(prefix, message.channel.removeprefix(prefix).partition(b":")[0]))
+    if message.history.latest and not more:
+        keys.append(latest_key(prefix, message.channel))
     return [
         *(b"EVALSHA", _APPEND_NAME, b"%d" % len(keys), *keys),
         *(run, _fresh(), message.channel, origin, b"%d" % sequence, data, b"%d" % message.lost),
         *_bounds(message.history),
+        *more,
     ]
+
+
+def publish_words(sharded: bytes, channel: bytes, data: bytes) -> list[bytes]:
+    """Return the words of the command that publishes a message in a cluster."""
+    return [b"EVALSHA", _PUBLISH_NAME, b"0", sharded, channel, data]
+
+
+def note_words(key: bytes, channels: Iterable[bytes]) -> list[bytes]:
+    """Return the words of the command that lists channels as those that keep only their newest message."""
+    return [b"EVALSHA", _NOTE_NAME, b"1", key, *channels]
 
 
 def read_words(prefix: bytes, run: bytes, channel: bytes, after: int, history: History) -> list[bytes]:
@@ -221,13 +277,13 @@ def read_words(prefix: bytes, run: bytes, channel: bytes, after: int, history: H
     ]
 
 
-def _latest_key(prefix: bytes, namespace: bytes) -> bytes:
-    return prefix + b"hl:" + namespace
+def latest_key(prefix: bytes, channel: bytes) -> bytes:
+    """Return the key that lists the channels of a channel's namespace that keep only their newest message."""
+    return prefix + b"hl:" + channel[len(prefix) :].partition(b":")[0]
 
 
-def latest_words(prefix: bytes, namespace: str) -> list[bytes]:
-    """The words of the command that lists the channels that keep only their newest message."""
-    key = _latest_key(prefix, namespace.encode("utf-8", "surrogatepass"))
+def latest_words(key: bytes) -> list[bytes]:
+    """Return the words of the command that reads such a list."""
     return [b"ZREVRANGE", key, b"0", b"%d" % (_MAX_LATEST - 1)]
 
 

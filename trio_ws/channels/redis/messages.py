@@ -10,6 +10,8 @@ Invariants, with a key:
 - A message without a signature by the key is not accepted, nor one that was signed for another channel.
 - The messages of an origin are accepted in the order of their sequence numbers, each once. If the origin has
   been forgotten, a copy of a message is accepted for at most `MAX_AGE` seconds.
+- With a cluster, messages of an origin that were sent again may arrive over several connections. They are
+  accepted in any order, each once, up to `_WINDOW` messages late.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ _PLAIN_HEAD = 28
 _SIGNED_FIELDS = 36
 _SIGNED_HEAD = 52
 _MAC = 16
+#: More messages than one connection can have in flight (`exchange._WINDOW_ITEMS`).
+_WINDOW = 1024
 #: Maximum number of origins whose last sequence number is remembered.
 _MAX_ORIGINS = 65_536
 
@@ -59,13 +63,16 @@ class MessageFormat:
 
     Args:
         key: shared by all publishers; None for unsigned messages.
+        in_order: whether all messages of an origin arrive over one connection.
 
     Attributes:
         head: number of bytes before the payload of a message.
     """
 
-    def __init__(self, key: bytes | None) -> None:
+    def __init__(self, key: bytes | None, *, in_order: bool = True) -> None:
         self._key = key
+        self._in_order = in_order
+        self._arrived: dict[bytes, int] = {}  # bit n: the nth message before the last, by origin
         self.head = _PLAIN_HEAD if key is None else _SIGNED_HEAD
         self._sequences: dict[bytes, int] = {}
 
@@ -116,10 +123,25 @@ class MessageFormat:
         if self._key is None:
             return True
         origin, sequence = self.origin_of(data), self.sequence_of(data)
-        if sequence <= self._sequences.get(origin, -1):
+        last = self._sequences.get(origin, -1)
+        if sequence <= last and (self._in_order or not self._is_late(origin, last - sequence)):
             return False
+        if not self._in_order and sequence > last:
+            step = sequence - last
+            arrived = self._arrived.pop(origin, 0) << step if last >= 0 and step < _WINDOW else 0
+            self._arrived[origin] = (arrived | 1) & ((1 << _WINDOW) - 1)
         self._sequences.pop(origin, None)
-        self._sequences[origin] = sequence
+        self._sequences[origin] = max(sequence, last)
         if len(self._sequences) > _MAX_ORIGINS:
-            del self._sequences[next(iter(self._sequences))]
+            oldest = next(iter(self._sequences))
+            del self._sequences[oldest]
+            self._arrived.pop(oldest, None)
+        return True
+
+    def _is_late(self, origin: bytes, distance: int) -> bool:
+        """Whether a message that is not the last of its origin is new. It is noted then."""
+        arrived = self._arrived[origin]
+        if distance >= _WINDOW or arrived >> distance & 1:
+            return False
+        self._arrived[origin] = arrived | 1 << distance
         return True

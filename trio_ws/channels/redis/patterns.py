@@ -10,12 +10,8 @@ matched again for each message that arrives through a pattern.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from trio_ws.channels.names import Glob, fits, is_glob
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["DesiredSubscriptions", "Key", "channel_of", "name_of", "pattern_of"]
 
@@ -93,11 +89,10 @@ def _set(content: str) -> str:
 
 
 class DesiredSubscriptions:
-    """The subscribed names and globs, and the changes that have not been sent to Redis.
+    """The subscribed names and globs.
 
     Attributes:
         names: for each name or pattern at Redis, the names or globs that it was made from.
-        changed: keys whose subscription at Redis may have to be changed, oldest first.
         prefix: of all channels.
     """
 
@@ -105,40 +100,34 @@ class DesiredSubscriptions:
         self._prefix = prefix
         self.prefix = prefix.encode("utf-8", "surrogatepass")
         self.names: dict[Key, dict[str, Glob | None]] = {}
-        self.changed: dict[Key, None] = {}
 
     def _key(self, name: str) -> Key:
         if is_glob(name):
             return True, pattern_of(self._prefix, name)
         return False, channel_of(self._prefix, name)
 
-    def add(self, name: str) -> None:
+    def add(self, name: str) -> Key:
+        """Add a name or a glob, and return the key that has to be subscribed."""
         key = self._key(name)
         names = self.names.setdefault(key, {})
         if name not in names:
             names[name] = Glob(name) if key[0] else None
-        self.changed[key] = None
+        return key
 
-    def discard(self, name: str) -> None:
+    def discard(self, name: str) -> Key | None:
+        """Remove a name or a glob, and return the key if it is not needed any more."""
         key = self._key(name)
         names = self.names.get(key)
         if names is not None:
             names.pop(name, None)
             if not names:
                 del self.names[key]
-                self.changed[key] = None
+                return key
+        return None
 
-    def clear(self) -> None:
-        self.names.clear()
-        self.changed.clear()
-
-    def mark_all_changed(self) -> None:
-        """Mark everything as changed, for a new connection."""
-        self.changed = dict.fromkeys(self.names)
-
-    def take_changes(self) -> Iterable[Key]:
-        changed, self.changed = self.changed, {}
-        return changed
+    def has_name(self, name: str) -> bool:
+        """Whether this name itself is subscribed."""
+        return not is_glob(name) and self._key(name) in self.names
 
     def match(self, key: Key, channel: bytes) -> str | None:
         """The name of a channel received through ``key``, or None if it is not subscribed through it."""

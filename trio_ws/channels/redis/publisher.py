@@ -14,13 +14,18 @@ from trio_ws._blocks import EnteredOnly, check_trio
 from trio_ws.channels.channel import encode
 from trio_ws.channels.history import History
 from trio_ws.channels.names import check_name
+from trio_ws.channels.redis.cluster import sharded_channel
+from trio_ws.channels.redis.cluster_publisher import ClusterClient
 from trio_ws.channels.redis.connection import command, error_text, open_connection, require_hiredis
 from trio_ws.channels.redis.histories import (
     SCRIPTS,
     DeclaredHistories,
     append_words,
     declared_key,
+    latest_key,
+    note_words,
     parse_run,
+    publish_words,
 )
 from trio_ws.channels.redis.messages import MessageFormat, check_key
 from trio_ws.channels.redis.patterns import channel_of
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from trio_ws._types import Reply, Value
+    from trio_ws.channels.redis.cluster_publisher import Node
     from trio_ws.channels.redis.connection import RedisConnection
 
 __all__ = ["BlockingPublisher", "Publisher"]
@@ -57,19 +63,23 @@ class _Settings:
         if self.url.secure and ssl_context is None:
             ssl_context = ssl.create_default_context()
         self.ssl_context = ssl_context
+        if self.url.nodes and ("{" in prefix or "}" in prefix):
+            raise ValueError("prefix must not contain '{' or '}' with a cluster, whose slots depend on them")
         self.namespace = path.replace(":", "=")
-        self.prefix = prefix
+        self.prefix = prefix.encode("utf-8", "surrogatepass")
+        self._text_prefix = prefix
         self.format = MessageFormat(check_key(key))
         self.origin = secrets.token_bytes(16)
         self.sequence = 0
 
         self.declared = DeclaredHistories({})
         self.run = b""
+        self.sent = b""  # the last message that was sent to a history in a cluster
 
     @property
     def queries(self) -> bytes:
         """The commands that load the scripts and read the declared histories."""
-        key = declared_key(self.prefix.encode("utf-8", "surrogatepass"), self.namespace)
+        key = declared_key(self.prefix, self.namespace)
         scripts = b"".join(command(b"SCRIPT", b"LOAD", script) for script in SCRIPTS)
         return scripts + command(b"INFO", b"server") + command(b"GET", key)
 
@@ -77,6 +87,10 @@ class _Settings:
         """Store the replies to `queries`."""
         *_, info, declared = replies
         self.run = b"" if isinstance(info, Exception) else parse_run(info)
+        self.store_declared(declared)
+
+    def store_declared(self, declared: Reply) -> None:
+        """Store the declared histories."""
         self.declared = DeclaredHistories({})
         if isinstance(declared, bytes):
             try:
@@ -90,7 +104,7 @@ class _Settings:
 
     def pack(self, name: str, data: Value) -> tuple[bytes, bytes]:
         """Return the name of the channel at Redis, and the payload."""
-        channel = channel_of(self.prefix, f"{self.namespace}:{check_name(name)}")
+        channel = channel_of(self._text_prefix, f"{self.namespace}:{check_name(name)}")
         return channel, _to_msgpack([msgspec.Raw(encode(data)), None])
 
     def command(self, name: str, channel: bytes, payload: bytes) -> bytes:
@@ -101,8 +115,20 @@ class _Settings:
         if history is None:
             return command(b"PUBLISH", channel, data)
         message = Outgoing(self.sequence, channel, payload, history)
-        prefix = self.prefix.encode("utf-8", "surrogatepass")
-        return command(*append_words(prefix, self.run, self.origin, self.sequence, message, data))
+        return command(*append_words(self.prefix, self.run, self.origin, self.sequence, message, data))
+
+    def words_for(self, node: Node, channel: bytes, payload: bytes, history: History | None) -> list[bytes]:
+        """Return the words of the command that publishes a message at a node of a cluster."""
+        self.sequence += 1
+        data = self.format.pack(node.origin, self.sequence, channel, payload)
+        sharded = sharded_channel(self.prefix, channel)
+        if history is None:
+            return publish_words(sharded, channel, data)
+        message = Outgoing(self.sequence, channel, payload, history)
+        more = (sharded, b"1") if node.asking else (sharded,)
+        words = append_words(self.prefix, node.run, node.origin, self.sequence, message, data, *more)
+        self.sent = data
+        return words
 
 
 class Publisher(EnteredOnly):
@@ -141,6 +167,9 @@ class Publisher(EnteredOnly):
         self._timeout = timeout
         self._lock = trio.Lock()
         self._connection: RedisConnection | None = None
+        self._cluster: ClusterClient | None = None
+        if self._settings.url.nodes:
+            self._cluster = ClusterClient(self._settings.url, self._settings.ssl_context, timeout)
         self._queried = 0.0
         self._closed = False
 
@@ -159,6 +188,8 @@ class Publisher(EnteredOnly):
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.aclose()
+        if self._cluster is not None:
+            await self._cluster.aclose()
 
     async def publish(self, name: str, data: Value) -> int:
         """Publish ``data`` to a channel.
@@ -166,7 +197,8 @@ class Publisher(EnteredOnly):
         After a cancellation, or an error while waiting for the reply, the message may have been published.
 
         Returns:
-            The number of processes that received the message.
+            The number of processes that received the message. With a cluster, those that are subscribed only
+            to a glob are counted only if they use the same node for it.
 
         Raises:
             PacketError: ``data`` cannot be encoded; nothing was sent.
@@ -182,8 +214,11 @@ class Publisher(EnteredOnly):
             reply: Reply = None
             try:
                 with trio.move_on_after(self._timeout):
-                    await self._prepare()
-                    (reply,) = await self._exchange(self._settings.command(name, channel, payload), 1)
+                    if self._cluster is not None:
+                        reply = await self._publish_in(self._cluster, name, channel, payload)
+                    else:
+                        await self._prepare()
+                        (reply,) = await self._exchange(self._settings.command(name, channel, payload), 1)
                     done = True
             finally:
                 if not done:
@@ -204,14 +239,34 @@ class Publisher(EnteredOnly):
         settings.store_replies(await self._exchange(settings.queries, _QUERIES))
         self._queried = trio.current_time()
 
+    async def _publish_in(self, cluster: ClusterClient, name: str, channel: bytes, payload: bytes) -> Reply:
+        settings = self._settings
+        if not self._queried or trio.current_time() >= self._queried + _DECLARATIONS_TTL:
+            key = declared_key(settings.prefix, settings.namespace)
+            settings.store_declared((await cluster.send(key, lambda _: [b"GET", key]))[0])
+            self._queried = trio.current_time()
+        history = settings.find(name)
+        if history is not None and history.latest:
+            listed = latest_key(settings.prefix, channel)
+            reply, _ = await cluster.send(listed, lambda _: note_words(listed, [channel]))
+            if isinstance(reply, Exception):
+                return reply
+        sharded = sharded_channel(settings.prefix, channel)
+        reply, former = await cluster.send(
+            sharded, lambda node: settings.words_for(node, channel, payload, history)
+        )
+        if former is not None and isinstance(reply, bytes):
+            # The slot is being moved. Subscribers are still at the former node.
+            words = [b"SPUBLISH", sharded, reply + settings.sent]
+            (reply,) = await former.connection.request(command(*words), 1)
+            if isinstance(reply, Exception):
+                return 0  # it has just moved
+        return reply
+
     async def _exchange(self, data: bytes, count: int) -> list[Reply]:
         """Send commands, and return their ``count`` replies."""
         assert self._connection is not None
-        await self._connection.send(data)
-        replies: list[Reply] = []
-        while len(replies) < count:
-            replies += [reply for is_push, reply in await self._connection.receive() if not is_push]
-        return replies
+        return await self._connection.request(data, count)
 
 
 class BlockingPublisher:

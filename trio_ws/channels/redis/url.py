@@ -14,14 +14,17 @@ from trio_ws.protocol.urls import masked
 __all__ = ["SCHEMES", "UNDERSTOOD", "RedisURL", "parse_redis_url"]
 
 #: The schemes of Redis URLs; ``unix`` and ``redis+unix`` are one.
-SCHEMES = frozenset({"redis", "rediss", "unix", "redis+unix", "redis+sentinel"})
+SCHEMES = frozenset(
+    {"redis", "rediss", "unix", "redis+unix", "redis+sentinel", "redis+cluster", "rediss+cluster"}
+)
 #: The port of a Sentinel.
 _SENTINEL_PORT = 26379
 
 #: The accepted URLs, for error messages.
 UNDERSTOOD = (
     "redis://[user:password@]host[:port][/db], the same with rediss:// for TLS,"
-    " unix://[user:password@]/path/of/socket, and redis+sentinel://[user:password@]host[:port][,host...]/name;"
+    " unix://[user:password@]/path/of/socket, redis+sentinel://[user:password@]host[:port][,host...]/name,"
+    " and redis+cluster:// or rediss+cluster://[user:password@]host[:port][,host...];"
     " special characters in a password are percent-encoded"
 )
 
@@ -40,6 +43,7 @@ class RedisURL:
         shown: the URL without user and password, for messages.
         sentinels: hosts and ports of the Sentinels that know the primary; ``host`` is then empty.
         service: the name of the primary at the Sentinels.
+        nodes: hosts and ports of some nodes of a cluster; ``host`` is then empty.
     """
 
     host: str
@@ -51,6 +55,7 @@ class RedisURL:
     shown: str
     sentinels: tuple[tuple[str, int], ...] = ()
     service: str = ""
+    nodes: tuple[tuple[str, int], ...] = ()
 
 
 def parse_redis_url(url: str) -> RedisURL:
@@ -66,6 +71,8 @@ def parse_redis_url(url: str) -> RedisURL:
         raise TypeError(f"a Redis URL must be a str, not {type(url).__name__}")
     if url.startswith("redis+sentinel://"):
         return _parse_sentinels(url)
+    if url.startswith(("redis+cluster://", "rediss+cluster://")):
+        return _parse_cluster(url)
     try:
         parts = urlsplit(url)
         port = parts.port if parts.port is not None else 6379
@@ -107,16 +114,10 @@ def _check_database(database: str, query: str) -> None:
 
 
 def _parse_sentinels(url: str) -> RedisURL:
-    user_info, at, place = url.partition("://")[2].rpartition("@")
+    username, password, place = _split_user(url)
     hosts, _, service = place.partition("/")
-    username, colon, password = user_info.partition(":")
-    sentinels = []
     try:
-        for text in hosts.split(","):
-            parts = urlsplit(f"//{text}")
-            if not parts.hostname or parts.path or parts.port == 0:
-                raise ValueError
-            sentinels.append((parts.hostname, parts.port or _SENTINEL_PORT))
+        sentinels = _parse_hosts(hosts, _SENTINEL_PORT)
         if not service or not service.isascii() or any(character in service for character in "/?# "):
             raise ValueError
     except ValueError:
@@ -126,9 +127,49 @@ def _parse_sentinels(url: str) -> RedisURL:
         port=0,
         path=None,
         secure=False,
-        username=unquote(username) if at and username else None,
-        password=unquote(password) if at and colon else None,
+        username=username,
+        password=password,
         shown=f"redis+sentinel://{place}",
-        sentinels=tuple(sentinels),
+        sentinels=sentinels,
         service=service,
     )
+
+
+def _parse_cluster(url: str) -> RedisURL:
+    username, password, place = _split_user(url)
+    scheme = url.partition("://")[0]
+    try:
+        nodes = _parse_hosts(place.removesuffix("/"), 6379)
+    except ValueError:
+        raise ValueError(f"the URL has an invalid node of a cluster; expected {UNDERSTOOD}") from None
+    return RedisURL(
+        host="",
+        port=0,
+        path=None,
+        secure=scheme == "rediss+cluster",
+        username=username,
+        password=password,
+        shown=f"{scheme}://{place}",
+        nodes=nodes,
+    )
+
+
+def _split_user(url: str) -> tuple[str | None, str | None, str]:
+    """Return user, password, and what follows them."""
+    user_info, at, place = url.partition("://")[2].rpartition("@")
+    username, colon, password = user_info.partition(":")
+    return (
+        unquote(username) if at and username else None,
+        unquote(password) if at and colon else None,
+        place,
+    )
+
+
+def _parse_hosts(text: str, port: int) -> tuple[tuple[str, int], ...]:
+    hosts = []
+    for one in text.split(","):
+        parts = urlsplit(f"//{one}")
+        if not parts.hostname or parts.path or parts.port == 0 or parts.query or parts.fragment:
+            raise ValueError
+        hosts.append((parts.hostname, parts.port or port))
+    return tuple(hosts)

@@ -1,0 +1,148 @@
+"""A real Redis Cluster on free ports, whose slots a test can move and whose nodes it can kill."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from tests.support.redis import RedisServer, redis_server
+from trio_ws.channels.redis.cluster import SLOTS, key_slot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["RedisCluster", "redis_cluster"]
+
+#: Seconds after which a test counts as hung: a failover takes some of them.
+PATIENCE = 90
+_PAUSE = 0.01
+
+
+class RedisCluster:
+    """See the module docstring. Made by `redis_cluster`.
+
+    Attributes:
+        nodes: the primaries at the start, each with a third of the slots, and the replica of the first if
+            there is one.
+    """
+
+    def __init__(self, nodes: list[RedisServer]) -> None:
+        self.nodes = nodes
+        self._ids: dict[int, str] = {}
+
+    @property
+    def url(self) -> str:
+        """The URL, with a node that does not exist, followed by the others."""
+        return "redis+cluster://127.0.0.1:1," + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    async def form(self, replicas: int) -> None:
+        """Make a cluster of the servers."""
+        primaries = self.nodes[: len(self.nodes) - replicas]
+        for number, node in enumerate(self.nodes):
+            self._ids[node.port] = (await node.do("CLUSTER", "MYID")).decode()
+            await node.do("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        for number, node in enumerate(primaries):
+            first, end = (SLOTS * one // len(primaries) for one in (number, number + 1))
+            await node.do("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1))
+        for node in self.nodes[1:]:
+            bus = await node.do("CONFIG", "GET", "cluster-port")
+            await self.nodes[0].do("CLUSTER", "MEET", "127.0.0.1", str(node.port), bus[1].decode())
+        for node in self.nodes:
+            await self._until(node, "INFO", f"cluster_known_nodes:{len(self.nodes)}")
+            await self._until(node, "INFO", "cluster_state:ok")
+        for node in self.nodes[len(primaries) :]:
+            await node.do("CLUSTER", "REPLICATE", self._ids[primaries[0].port])
+            while b"master_link_status:up" not in await node.do("INFO", "replication"):
+                await trio.sleep(_PAUSE)
+            for primary in primaries:
+                await self._until(primary, "NODES", " slave ")
+
+    async def _until(self, node: RedisServer, what: str, text: str) -> None:
+        while text.encode() not in await node.do("CLUSTER", what):
+            await trio.sleep(_PAUSE)
+
+    def node_of(self, slot: int) -> RedisServer:
+        """Return the node that had a slot at the start."""
+        primaries = min(3, len(self.nodes))
+        return next(
+            node for number, node in enumerate(self.nodes) if slot < SLOTS * (number + 1) // primaries
+        )
+
+    def slot_of(self, name: str) -> int:
+        """Return the slot of a channel of the handler without a path."""
+        return key_slot(f"trio_ws:{{:{name}}}".encode())
+
+    async def begin_to_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Begin to move a slot: its keys are then looked for at both nodes."""
+        await target.do("CLUSTER", "SETSLOT", str(slot), "IMPORTING", self._ids[source.port])
+        await source.do("CLUSTER", "SETSLOT", str(slot), "MIGRATING", self._ids[target.port])
+
+    async def move_keys(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Move the keys of a slot."""
+        while keys := await source.do("CLUSTER", "GETKEYSINSLOT", str(slot), "10"):
+            words = ["MIGRATE", "127.0.0.1", str(target.port), "", "0", "5000", "KEYS"]
+            await source.do(*words, *keys)
+
+    async def end_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Give a slot to its new node."""
+        for node in (target, source):
+            await node.do("CLUSTER", "SETSLOT", str(slot), "NODE", self._ids[target.port])
+
+    async def move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Move a slot with its keys."""
+        await self.begin_to_move(slot, source, target)
+        await self.move_keys(slot, source, target)
+        await self.end_move(slot, source, target)
+
+    async def until_replicated(self) -> None:
+        """Wait until the replica has everything that the first primary has."""
+        end = (await self.nodes[0].do("INFO", "replication")).partition(b"master_repl_offset:")[2].split()[0]
+        while True:
+            said = await self.nodes[3].do("INFO", "replication")
+            if int(said.partition(b"slave_repl_offset:")[2].split()[0]) >= int(end):
+                return
+            await trio.sleep(_PAUSE)
+
+    async def do(self, name: str, *words: Any) -> Any:
+        """Run a command at the node of the channel ``name``."""
+        return await self.node_of(self.slot_of(name)).do(*words)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def redis_cluster(*options: str, replicas: int = 0) -> AsyncIterator[RedisCluster]:
+    """Run three primaries for the duration of a block. Skips the test without Redis 7.0 or later.
+
+    Args:
+        options: additional command-line arguments; ``{tls}`` in them is replaced by another free port.
+        replicas: 1 for a replica of the first primary.
+    """
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for _ in range(3 + replicas):
+            bus, tls = free_port(), free_port()
+            node = await stack.enter_async_context(
+                redis_server(
+                    "--cluster-enabled yes --cluster-node-timeout 1000 --repl-diskless-sync-delay 0",
+                    f"--cluster-port {bus}",
+                    *(option.replace("{tls}", str(tls)) for option in options),
+                    patience=PATIENCE,
+                )
+            )
+            nodes.append(node)
+        version = (await nodes[0].do("INFO", "server")).partition(b"redis_version:")[2]
+        if int(version.partition(b".")[0]) < 7:
+            pytest.skip("sharded pub/sub requires Redis 7.0")
+        made = RedisCluster(nodes)
+        await made.form(replicas)
+        yield made
