@@ -520,7 +520,7 @@ def test_a_request_with_invalid_utf8_is_answered() -> None:
     for dialect, payload in [(TrioWSCodec(), in_msgpack), (JSONPacketCodec(), in_json)]:
         response = answer_to(dialect, payload)
         assert (response["call_id"], response["error"]) == ("7", -32602)
-        assert "utf-8" in response["response"]
+        assert "utf-8" in response["response"].lower()  # the text differs between versions of msgspec
 
 
 def test_an_answer_does_not_quote_much() -> None:
