@@ -259,3 +259,18 @@ def test_a_held_message_that_is_published_elsewhere() -> None:
     queue.release([ord("a")])
     assert payloads(queue) == [b"a2"]
     assert queue.first_held(ord("a")) is None
+
+
+def test_moving_a_slot_to_a_queue_whose_bytes_are_all_on_their_way() -> None:
+    history = History()
+    queue, full = PublishQueue(100, 1000, slot_of), PublishQueue(100, 2, slot_of)
+    for number in range(3):
+        full.put(b"b", b"%d" % number, history)
+    full.take(100, 1000)  # the mark of the lost ones exceeds the limit
+    assert full.dropped == 2
+    queue.hold([ord("a")])
+    queue.put(b"a", b"a1")
+    queue.move([ord("a")], full)
+    full.release([ord("a")])
+    assert payloads(full) == []
+    assert full.dropped == 3

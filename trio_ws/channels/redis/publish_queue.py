@@ -166,7 +166,7 @@ class PublishQueue:
         )
 
     def _make_room(self) -> None:
-        while self._is_overfull:
+        while self._is_overfull and (self._waiting or self._held_items):
             oldest = self._waiting.popleft() if self._waiting else self._pop_held()
             self._bytes -= oldest.size
             self._drop(oldest, oldest.sequence)
