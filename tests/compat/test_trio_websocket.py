@@ -249,6 +249,19 @@ def leaves(exc: BaseException) -> list[BaseException]:
     return [exc]
 
 
+async def test_headers_may_be_text(nursery: trio.Nursery) -> None:
+    async def handle(request: compat.WebSocketRequest) -> None:
+        answer: Any = [("X-Kind", dict(request.headers)[b"x-asked"].decode())]
+        await request.accept(extra_headers=answer)
+
+    server = await serve(nursery, handle)
+    headers: Any = [("X-Asked", "text")]
+    async with compat.open_websocket(
+        "127.0.0.1", server.port, "/", use_ssl=False, extra_headers=headers
+    ) as ws:
+        assert (b"x-kind", b"text") in ws.handshake_headers
+
+
 async def test_a_handler_that_cannot_connect_elsewhere_fails() -> None:
     async def forward(request: compat.WebSocketRequest) -> None:
         await request.accept()

@@ -114,7 +114,12 @@ def encoded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[bytes, bytes], ..
 
 def decoded(headers: Headers | None) -> list[tuple[str, str]]:
     """Return headers as text."""
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers or ()]
+    return [(_text(name), _text(value)) for name, value in headers or ()]
+
+
+def _text(part: bytes | str) -> str:
+    """Return a part of a header as text. Programs pass text, too, which trio-websocket accepts."""
+    return part if isinstance(part, str) else part.decode("latin-1")
 
 
 class WebSocketConnection(trio.abc.AsyncResource):
