@@ -17,7 +17,7 @@ import msgspec
 from trio_ws.codecs.base import Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import python_msgpack_size
 from trio_ws.codecs.packets import TrioWSCodec
-from trio_ws.protocol._accel import python_take_frames, python_take_one, python_whole_frame
+from trio_ws.protocol._accel import python_take_frames, python_whole_frame
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -65,7 +65,9 @@ def check(module: ModuleType, payload: bytes, key: bytes) -> bool:
     assert module.msgpack_size(payload, 10_000) == python_msgpack_size(payload, 10_000)
     frame = module.whole_frame(0x82, payload, key)
     assert frame == python_whole_frame(0x82, payload, key)
-    assert module.take_one(frame, bool(key), 0xFFFF) == python_take_one(frame, bool(key), 0xFFFF)
+    whole: list[Any] = []
+    assert module.take_frames(frame, 0, bool(key), 0xFFFF, whole) == len(frame)
+    assert whole == [payload]
     taken: tuple[list[Any], list[Any]] = ([], [])
     begins = payload * 2  # which may look like a frame
     assert module.take_frames(begins, 0, False, 300, taken[0]) == python_take_frames(
