@@ -163,6 +163,8 @@ def test_invalid_arguments_are_named(annotation: Any, value: Any, text: str, pat
     for args, kwargs in (([value], {}), ([], {"a": value})):
         with pytest.raises(RPCInvalidParamsError) as caught:
             method.bind(args, kwargs)
+        if annotation is set and str(caught.value) == "a[0]: Expected a hashable value, got `list`":
+            continue  # since msgspec 0.23
         # Python 3.14 and later add text around it.
         assert str(caught.value) == text or (
             annotation is set and text.removeprefix("a: ") in str(caught.value)
