@@ -183,3 +183,13 @@ async def test_a_server_by_itself(autojump_clock: MockClock) -> None:
             await ws.send("hello")
             assert await ws.receive_text() == "hello"
         assert len(server.links) == 1
+
+
+async def test_a_server_in_memory_opens_the_streams_itself(autojump_clock: MockClock) -> None:
+    listener = MemoryListener()
+    async with trio_ws.WebSocketServer(echo, listeners=[listener]) as running:
+        server = MemoryServer(running, listener)
+        with pytest.raises(TypeError, match=r"leave out stream="):
+            server.client(stream=server.dial)
+        with pytest.raises(TypeError, match=r"leave out stream="):
+            server.connect(stream=server.dial)

@@ -69,8 +69,11 @@ class MemoryServer:
         Args:
             path: path and query.
             settings: the other arguments of `trio_ws.connect`.
+
+        Raises:
+            TypeError: ``stream`` is among them.
         """
-        settings["stream"] = self.dial
+        self._provide_stream(settings)
         return connect(f"ws://test{path}", **settings)
 
     def client(self, path: str = "/", **settings: Unpack[ClientSettings]) -> WebSocketClient:
@@ -79,9 +82,17 @@ class MemoryServer:
         Args:
             path: path and query.
             settings: the other arguments of `trio_ws.WebSocketClient`.
+
+        Raises:
+            TypeError: ``stream`` is among them.
         """
-        settings["stream"] = self.dial
+        self._provide_stream(settings)
         return WebSocketClient(f"ws://test{path}", **settings)
+
+    def _provide_stream(self, settings: ConnectSettings | ClientSettings) -> None:
+        if "stream" in settings:
+            raise TypeError("a MemoryServer opens the streams itself; leave out stream=")
+        settings["stream"] = self.dial
 
 
 async def run_memory_server(
