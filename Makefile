@@ -12,6 +12,8 @@ CHECK_EXTRAS ?= dev,bench
 SLOW ?=
 ROUNDS ?= 5
 RESULTS := benchmarks/results
+# Pages that have tables of the benchmarks.
+TABLES := README.md benchmarks/README.md docs/speed.md docs/topics/performance.md
 CODE := trio_ws tests $(wildcard examples benchmarks)
 
 # The tests start hundreds of interpreters, and without bytecode each would compile the package again.
@@ -74,7 +76,7 @@ bench: $(VENV)/.installed-bench  ## measure against other libraries, and draw it
 	$(BIN)/python -m benchmarks.growth --json $(RESULTS)/growth.json
 	$(BIN)/python -m benchmarks.fairness --json $(RESULTS)/fairness.json
 	$(BIN)/python -m benchmarks.processes --json $(RESULTS)/processes.json
-	$(BIN)/python -m benchmarks.report $(RESULTS)/*.json --into benchmarks/README.md
+	$(BIN)/python -m benchmarks.report $(RESULTS)/*.json --into $(TABLES)
 	$(BIN)/python -m benchmarks.plot $(RESULTS)/figures.json $(RESULTS)/growth.json --into docs/plots
 
 clean:  ## remove what the other targets have made

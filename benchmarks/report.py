@@ -1,7 +1,7 @@
 """Make tables from the JSON files of run.py, growth.py and fairness.py.
 
-``python -m benchmarks.report FILE ...`` prints them. With ``--into README.md``, each replaces the text
-between its two markers in that file.
+``python -m benchmarks.report FILE ...`` prints them. With ``--into PAGE ...``, each replaces the text between
+its two markers in the pages that have these. So all pages show the figures of one run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load import UNITS
+
 __all__ = [
+    "answers_table",
+    "extension_table",
     "fairness_table",
     "figures_table",
     "fill",
@@ -21,8 +25,40 @@ __all__ = [
     "is_of_calls",
     "processes_table",
     "quartiles",
+    "summary_table",
     "tables",
 ]
+
+#: The servers in the tables of other pages than the benchmarks' own.
+_ECHO_SERVERS = ("trio_ws", "aiohttp", "websockets.trio", "trio-websocket")
+_WITH_EXTENSION = ("trio_ws", "trio_ws, no C", "trio-websocket")
+
+#: Answers with the names of figures.
+_ANSWERS = {
+    "How many messages a second?": (
+        "{echo_pipe_32} small ones are received and answered, with 100 in flight on a connection;"
+        " {echo_100conns} with one in flight on each of 100 connections"
+    ),
+    "How many calls a second?": (
+        "{rpc_pipe_100} with 100 in flight, {rpc_100conns} on 100 connections with one each"
+    ),
+    "How long does a round trip take?": (
+        "{echo_rtt} us for a message and {rpc_rtt} us for a call, between two processes on one machine"
+    ),
+    "How many connections?": "{memory_5000} KiB of memory each while idle; only pings take time",
+    "How many can connect at once?": "{connects} a second; TLS handshakes take longer",
+    "How fast is publishing?": (
+        "{channel_500} deliveries a second to 500 subscribers; a single message reaches the last of 500"
+        " within {channel_500_one} ms"
+    ),
+    "How fast are large messages?": (
+        "{echo_1m} MB a second each way in messages of 1 MiB, with the C extension"
+    ),
+    "What about several processors?": (
+        "one process uses one; [serve_processes](../deployment.md) runs several on one port, and"
+        " [Scaling](scaling.md) shows the cost of channels between them"
+    ),
+}
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -88,6 +124,58 @@ def _ratio(ratios: list[float]) -> str:
     return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def _median(result: dict[str, Any], figure: str, peer: str, key: str = "value") -> float:
+    found: list[float] = [
+        row[key] for row in result["rows"] if row["figure"] == figure and row["peer"] == peer
+    ]
+    return statistics.median(found)
+
+
+def summary_table(result: dict[str, Any]) -> str:
+    """Return the table of the project's README: a few figures of a few servers."""
+    lines = [
+        [
+            peer,
+            *(
+                f"{_median(result, figure, peer, 'ratio'):.2f}"
+                for figure in ("echo_rtt", "echo_pipe_32", "connects")
+            ),
+            f"{_median(result, 'memory_5000', peer):.1f} KiB",
+        ]
+        for peer in _ECHO_SERVERS
+    ]
+    head = ["echo server, times the speed of picows (compiled)", "one in flight", "100 in flight", "connects"]
+    return _markdown([*head, "memory"], lines)
+
+
+def extension_table(result: dict[str, Any]) -> str:
+    """Return what the C extension adds to the figures on one connection."""
+    titles = {
+        "echo_pipe_32": "32 bytes, 100 in flight",
+        "echo_pipe_1k": "1 KiB, 100 in flight",
+        "echo_64k": "64 KiB, 4 in flight",
+        "echo_1m": "1 MiB, 2 in flight",
+    }
+    lines = [
+        [title, *(f"{_median(result, figure, peer, 'ratio'):.2f}" for peer in _WITH_EXTENSION)]
+        for figure, title in titles.items()
+    ]
+    return _markdown(["messages", "with the extension", "in Python", "trio-websocket"], lines)
+
+
+def _rounded(value: float) -> str:
+    """Two digits, and zeros."""
+    return f"{float(f'{value:.2g}'):,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def answers_table(result: dict[str, Any]) -> str:
+    """Return what a user wants to know first, in absolute figures."""
+    names = {row["figure"] for row in result["rows"] if row["peer"] == "trio_ws"}
+    ours = {name: _rounded(_median(result, name, "trio_ws")) for name in names}
+    lines = [[question, answer.format_map(ours)] for question, answer in _ANSWERS.items()]
+    return _markdown(["question", "answer"], lines)
+
+
 def growth_table(result: dict[str, Any]) -> str:
     """Return a table for each curve, with a row for each point and a column for each server."""
     texts = _introduction(result)
@@ -134,22 +222,27 @@ def processes_table(result: dict[str, Any]) -> str:
     return "\n\n".join([*_introduction(result), _markdown(head, lines)])
 
 
-def tables(result: dict[str, Any]) -> tuple[str, str]:
-    """Return the name of a result's place in the README, and its table."""
+def tables(result: dict[str, Any]) -> dict[str, str]:
+    """Return the tables of a result, by the names of their places."""
     if "curves" in result:
-        return "growth", growth_table(result)
+        return {"growth": growth_table(result)}
     if result["rows"] and "case" in result["rows"][0]:
-        return "fairness", fairness_table(result)
+        return {"fairness": fairness_table(result)}
     if result["rows"] and "times" in result["rows"][0]:
-        return "processes", processes_table(result)
-    return "figures", figures_table(result)
+        return {"processes": processes_table(result)}
+    made = {"figures": figures_table(result)}
+    if {row["peer"] for row in result["rows"]} >= {*_ECHO_SERVERS, *_WITH_EXTENSION} and {
+        row["figure"] for row in result["rows"]
+    } >= set(UNITS):
+        made["summary"] = summary_table(result)
+        made["extension"] = extension_table(result)
+        made["answers"] = answers_table(result)
+    return made
 
 
 def fill(text: str, name: str, table: str) -> str:
-    """Replace the table of this name in a text."""
+    """Replace the table of this name in a text, if it has a place there."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if begin not in text or end not in text:
-        raise ValueError(f"there is no place for {name}")
     pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
 
@@ -157,14 +250,14 @@ def fill(text: str, name: str, table: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--into", type=Path, metavar="README")
+    parser.add_argument("--into", nargs="+", type=Path, metavar="PAGE")
     args = parser.parse_args()
     for file in args.files:
-        name, table = tables(json.loads(file.read_text()))
-        if args.into is None:
-            print(table)
-        else:
-            args.into.write_text(fill(args.into.read_text(), name, table))
+        for name, table in tables(json.loads(file.read_text())).items():
+            if args.into is None:
+                print(table)
+            for page in args.into or ():
+                page.write_text(fill(page.read_text(), name, table))
 
 
 if __name__ == "__main__":

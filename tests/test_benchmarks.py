@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import shutil
 import sys
 import xml.etree.ElementTree as ET
@@ -32,7 +33,7 @@ from benchmarks import (  # noqa: E402
 )
 
 pytestmark = pytest.mark.repeats
-README = Path(run.__file__).parent / "README.md"
+ROOT = Path(run.__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +56,22 @@ def test_every_figure_and_every_peer(figures: dict[str, Any]) -> None:
 
 
 def test_the_table_of_figures(figures: dict[str, Any]) -> None:
-    name, table = report.tables(figures)
-    assert name == "figures"
+    table = report.tables(figures)["figures"]
     lines = [line for line in table.splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == [row for row in load.UNITS if f"`{row}`" in table]
     assert len(lines) == len(load.UNITS)
     for line in lines:
         peers = servers.CALLERS if report.is_of_calls(line.split("`")[1]) else servers.PEERS
         assert line.count("[") == len(peers) - 1  # each but the baseline, with quartiles
+
+
+def test_tables_of_other_pages(figures: dict[str, Any]) -> None:
+    tables = report.tables(figures)
+    assert "| websockets.trio | " in tables["summary"]
+    assert tables["extension"].count("\n") == 5
+    assert "a connection; " in tables["answers"]
+    figures = figures | {"rows": [row for row in figures["rows"] if row["figure"] == "echo_rtt"]}
+    assert list(report.tables(figures)) == ["figures"]
 
 
 def test_the_plots_of_figures(figures: dict[str, Any], tmp_path: Path) -> None:
@@ -100,8 +109,7 @@ def test_growth(tmp_path: Path) -> None:
     for curve in result["curves"]:
         assert all(value >= 0 for _, value in curve["points"])
         assert curve["peer"].startswith("trio_ws") or curve["peer"] in run.NAMES
-    name, table = report.tables(result)
-    assert name == "growth"
+    table = report.tables(result)["growth"]
     assert "**round trip on one of many connections, us**" in table
     (made,) = draw(result, tmp_path)
     assert ET.parse(made).getroot().tag.endswith("svg")
@@ -118,8 +126,7 @@ def test_fairness() -> None:
         "1,024 bytes inflated and deflated, longest",
     ]
     assert all(row["idle_ms"] > 0 for row in result["rows"])
-    name, table = report.tables(result)
-    assert name == "fairness"
+    table = report.tables(result)["fairness"]
     assert "| trio_ws | flood of calls, p99 |" in table
 
 
@@ -127,8 +134,7 @@ def test_processes() -> None:
     result = json.loads(json.dumps(processes.measure(1, connections=4, messages=20)))
     assert [row["kind"] for row in result["rows"]] == ["calls", "echoes"]
     assert all(0.5 <= row["share"] <= 1 for row in result["rows"])
-    name, table = report.tables(result)
-    assert name == "processes"
+    table = report.tables(result)["processes"]
     assert "| calls |" in table
 
 
@@ -156,12 +162,12 @@ def test_clients_that_all_come_back_at_once_are_slower_than_those_with_jitter() 
     assert scaling.herd(clients=10, rate=1000, jitter=True)["attempts"] == 1
 
 
-def test_the_readme_has_a_place_for_every_table() -> None:
-    text = README.read_text()
-    for name in ("figures", "growth", "fairness", "processes"):
-        assert "a table" in report.fill(text, name, "a table")
-    with pytest.raises(ValueError, match="no place"):
-        report.fill(text, "nothing", "")
+def test_the_pages_have_a_place_for_every_table() -> None:
+    (pages,) = re.findall(r"^TABLES := (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    texts = [(ROOT / page).read_text() for page in pages.split()]
+    for name in ("figures", "growth", "fairness", "processes", "summary", "extension", "answers"):
+        assert sum("a table" in report.fill(text, name, "a table") for text in texts) == 1
+    assert all(report.fill(text, "nothing", "a table") == text for text in texts)
 
 
 def test_frames_are_counted_across_reads() -> None:
