@@ -111,9 +111,10 @@ async def test_record(tmp_path: Path) -> None:
                     assert (await ws.receive_json())["method"] == "event"
                     assert (await ws.receive_json())["result"] == call["params"]
                 # A page of another host, which uses DNS rebinding, gets nothing of the server.
-                stream = await trio.open_tcp_stream("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
                 page = request("Host: rebound.example", leave_out=["host"])
-                assert status_of(await exchange(stream, page)) == 403
+                port = int(url.rstrip("/").rpartition(":")[2])
+                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                    assert status_of(await exchange(stream, page)) == 403
                 again = await run("record", server.url, str(path))
                 assert b"exists already" in again.stderr
                 assert again.returncode == 2
