@@ -795,6 +795,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 return
             payload = self._deflate.compress(payload, fin=True)
             first |= RSV1
+        if len(payload) >= _LARGE:
+            self._write_buffer.write_pair(*frame_pair(first, payload, masked=self._client))
+            return
         frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
         if cork:
             self._write_buffer.buffer(frame)
