@@ -31,6 +31,8 @@ __all__ = ["ReceiveBuffer"]
 _COMPRESSED_SLICE = 512
 #: Inflated bytes after which the rest of a read waits for the next turn, about a millisecond.
 _INFLATED_AT_ONCE = 256 * 1024
+#: Bytes of the longest message that one call receives together with its frame (see _accel.py).
+_SINGLE = 4096
 
 # The queue of all connections without waiting messages. Nothing is ever added to it.
 _NO_MESSAGES: deque[str | bytes] = deque()
@@ -56,6 +58,7 @@ class ReceiveBuffer:
         deflate: the negotiated permessage-deflate, or None.
         discarding: whether the application has closed. Further data is parsed for a Close frame, and dropped.
         received_since_check: whether bytes arrived since keepalive's last check.
+        single: whether the last data was one small message, so that the next will probably be one, too.
     """
 
     __slots__ = (
@@ -73,6 +76,7 @@ class ReceiveBuffer:
         "parts_open",
         "pending_input",
         "received_since_check",
+        "single",
     )
 
     def __init__(self, options: Options, *, client: bool) -> None:
@@ -90,6 +94,7 @@ class ReceiveBuffer:
         self.closed = False
         self.discarding = False
         self.received_since_check = False
+        self.single = True
 
     def open(self, deflate: PerMessageDeflate | None) -> None:
         """Parse frames from now on, because the opening handshake is done."""
@@ -158,6 +163,7 @@ class ReceiveBuffer:
         return (
             frames is not None
             and frames.between
+            and self.single
             and self.deflate is None
             and not (self.messages or self.pending_input or self.discarding)
         )
@@ -203,7 +209,9 @@ class ReceiveBuffer:
             ledger.received += charge
             if ledger.received > ledger.max_received >> 2:
                 self._charge_texts(new, charge)
-        if taken != len(data):
+        size = len(data)
+        self.single = new == 1 and size < _SINGLE
+        if taken != size:
             self.pending_input = data[taken:]
         if self.discarding:
             messages.clear()
