@@ -131,7 +131,9 @@ async def cluster() -> AsyncIterator[Medium]:
         yield Medium(lambda: RedisBroker(servers.url), ordered=False)
 
 
-MEDIA = pytest.mark.parametrize("medium", [memory, redis, cluster])
+MEDIA = pytest.mark.parametrize(
+    "medium", [memory, redis, pytest.param(cluster, marks=pytest.mark.slow("other servers and clients"))]
+)
 
 
 @MEDIA

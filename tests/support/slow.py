@@ -88,6 +88,7 @@ SLOW = {
         "test_systems.py",
         "test_tutorial.py",
     ],
+    "whole package": ["test_dependencies.py::test_every_import_is_declared", "test_typing.py"],
     "builds": ["protocol/test_sanitizers.py", "test_benchmarks.py", "test_build.py", "test_docs.py"],
     "again and again": [
         "adversary",
