@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import trio_ws
-from tests.support.chromium import chromium
+from tests.support.chromium import assert_looks, chromium
 from tests.support.npm import npm_package
 from trio_ws.cli.pages import for_this_machine
 from trio_ws.server.server import add_pages
@@ -160,16 +160,4 @@ async def test_any_width_and_both_themes(tmp_path: Path) -> None:
         await page.until(f"{LINES} === 5")
         await page.evaluate("document.querySelector('#address').value = '/{room}'")
         await page.evaluate("document.querySelector('#connect').click()")
-        await page.evaluate(f"(() => {{ {axe} }})()")
-        for width in (360, 900, 1400):
-            for scheme, background in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 23, 27)")):
-                await page.screenshot(width=width, height=900, scheme=scheme)
-                assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == background
-                size = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-                scrolled, visible = await page.evaluate(size)
-                assert scrolled <= visible, width
-                found = await page.evaluate(
-                    "axe.run().then(({ violations }) => violations.map((one) =>"
-                    " `${one.id}: ${one.nodes.map((node) => node.html.slice(0, 200)).join(' | ')}`))"
-                )
-                assert found == [], (width, scheme)
+        await assert_looks(page, axe, widths=(360, 900, 1400))

@@ -24,12 +24,12 @@ import trio
 from trio_ws import Options, connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
 
     from trio_ws import WebSocket
 
-__all__ = ["CHROMIUM", "FLAGS", "Browser", "Page", "chromium", "devtools", "environment"]
+__all__ = ["CHROMIUM", "FLAGS", "Browser", "Page", "assert_looks", "chromium", "devtools", "environment"]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -181,6 +181,32 @@ async def chromium(home: Path) -> AsyncIterator[Browser]:
             yield browser
             assert browser.errors == []
             nursery.cancel_scope.cancel()
+
+
+async def assert_looks(page: Page, axe: str, *, widths: Iterable[int], before: str = "") -> None:
+    """Assert that nothing is cut off, in both themes, and that axe finds nothing.
+
+    Args:
+        page: a page of this project.
+        axe: the script of axe-core.
+        widths: widths of the window in pixels.
+        before: a script that is run before each look.
+    """
+    await page.evaluate(f"(() => {{ {axe} }})()")
+    for width in widths:
+        for scheme, background in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 23, 27)")):
+            await page.screenshot(width=width, height=900, scheme=scheme)
+            assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == background
+            if before:
+                await page.evaluate(before)
+            size = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+            scrolled, visible = await page.evaluate(size)
+            assert scrolled <= visible, width
+            found = await page.evaluate(
+                "axe.run().then(({ violations }) => violations.map((one) =>"
+                " `${one.id}: ${one.nodes.map((node) => node.html.slice(0, 200)).join(' | ')}`))"
+            )
+            assert found == [], (width, scheme)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     BytesLike = bytes | bytearray | memoryview
 
 __all__ = [
+    "FIRST_READ",
     "LONGEST",
     "MAX_FRAMES",
     "frame_head",
@@ -41,8 +42,8 @@ LONGEST = 0xFFFF
 #: _speedups.c.
 MAX_FRAMES = 1024
 
-#: As in _speedups.c.
-_FIRST_READ = 4096
+#: A message that `receive_frame` returns came in a read of fewer bytes. As in _speedups.c.
+FIRST_READ = 4096
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
 
 _pack_16 = struct.Struct("!BBH").pack
@@ -120,7 +121,7 @@ def python_receive_frame(fd: int, size: int, masked: bool, limit: int) -> str | 
         return None
     size = len(data)
     short = data[1] & 127 if size >= 2 else 0
-    if not 2 <= size < _FIRST_READ or (short < 126 and short != size - (6 if masked else 2)):
+    if not 2 <= size < FIRST_READ or (short < 126 and short != size - (6 if masked else 2)):
         return (data,)  # most reads that are anything else
     messages: list[str | bytes] = []
     taken = python_take_frames(data, 0, masked, limit, messages)

@@ -19,6 +19,7 @@ from sys import getsizeof
 from typing import TYPE_CHECKING
 
 from trio_ws.ledger import OVERHEAD, MemoryLedger
+from trio_ws.protocol._accel import FIRST_READ
 from trio_ws.protocol.frames import FRAMES_AT_ONCE, FrameReader
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ __all__ = ["ReceiveBuffer"]
 _COMPRESSED_SLICE = 512
 #: Inflated bytes after which the rest of a read waits for the next turn, about a millisecond.
 _INFLATED_AT_ONCE = 256 * 1024
-#: Bytes of the longest message that one call receives together with its frame (see _accel.py).
-_SINGLE = 4096
 
 # The queue of all connections without waiting messages. Nothing is ever added to it.
 _NO_MESSAGES: deque[str | bytes] = deque()
@@ -210,7 +209,7 @@ class ReceiveBuffer:
             if ledger.received > ledger.max_received >> 2:
                 self._charge_texts(new, charge)
         size = len(data)
-        self.single = new == 1 and size < _SINGLE
+        self.single = new == 1 and size < FIRST_READ
         if taken != size:
             self.pending_input = data[taken:]
         if self.discarding:

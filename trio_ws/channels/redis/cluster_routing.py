@@ -412,7 +412,7 @@ class ClusterRouting(Routing):
         self._doubted.clear()
         if not moves:
             return
-        moved = set().union(*moves.values())
+        moved = {slot: links for links, slots in moves.items() for slot in slots}
         for (former, link), slots in moves.items():
             logger.info("%d slots have moved from %s to %s", len(slots), former.shown, link.shown)
             former.queue.hold(slots)
@@ -423,13 +423,11 @@ class ClusterRouting(Routing):
                 former.questions.remove(question)
                 link.ask_soon(question)
         for key in self._subscriptions.names:
-            slot = self._slot_of_key(key)
-            if slot in moved:
+            links = moved.get(self._slot_of_key(key))
+            if links is not None:
                 self._interrupted.add(key)
-                for (former, link), slots in moves.items():
-                    if slot in slots:
-                        former.change(key)
-                        link.change(key)
+                for link in links:
+                    link.change(key)
 
     @enable_ki_protection
     async def _move(self, former: Link, link: Link, slots: set[int]) -> None:

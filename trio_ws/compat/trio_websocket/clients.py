@@ -85,8 +85,11 @@ async def _end_with(ws: WebSocket, ended: trio.Event) -> None:
 
 
 def _uri(host: str, port: int, resource: str, *, tls: bool) -> str:
-    place = f"[{host}]" if ":" in host else host
-    return f"{'wss' if tls else 'ws'}://{place}:{port}{resource or '/'}"
+    return f"{'wss' if tls else 'ws'}://{_bracketed(host)}:{port}{resource or '/'}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 async def connect_websocket(
@@ -134,10 +137,9 @@ async def wrap_client_stream(
     receive_buffer_size: int | None = RECEIVE_BYTES,  # noqa: ARG001
 ) -> WebSocketConnection:
     """Do a client's opening handshake over a stream, and return the connection."""
-    place = f"[{host}]" if ":" in host else host
     return await _connect(
         nursery,
-        f"ws://{place}{resource or '/'}",
+        f"ws://{_bracketed(host)}{resource or '/'}",
         max_message_size,
         message_queue_size,
         stream=trio.StapledStream(stream, stream),  # so that a socket is not taken out of its stream
