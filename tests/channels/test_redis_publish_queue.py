@@ -261,6 +261,25 @@ def test_a_held_message_that_is_published_elsewhere() -> None:
     assert queue.first_held(ord("a")) is None
 
 
+def test_a_message_that_was_tried_elsewhere_keeps_its_number_when_it_is_sent_from_here_again() -> None:
+    """It may have been published there, which only its number shows."""
+    queue, other = PublishQueue(100, 1000, slot_of), PublishQueue(100, 1000, slot_of)
+    queue.origin, other.origin = b"first", b"second"
+    queue.put(b"a", b"a1")
+    queue.take(100, 1000)
+    assert queue.give_back() == ord("a")
+    tried = queue.first_held(ord("a"))
+    assert tried is not None
+    assert (tried.sequence, tried.origin) == (2, b"first")
+    queue.move([ord("a")], other)
+    queue.held_answered(tried, taken=True)  # too late
+    other.move([ord("a")], queue)
+    for _ in range(2):
+        queue.release([ord("a")])
+        assert [(one.sequence, one.origin) for one in queue.take(100, 1000)] == [(2, b"first")]
+        queue.give_back()
+
+
 def test_moving_a_slot_to_a_queue_whose_bytes_are_all_on_their_way() -> None:
     history = History()
     queue, full = PublishQueue(100, 1000, slot_of), PublishQueue(100, 2, slot_of)

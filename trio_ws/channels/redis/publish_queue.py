@@ -35,6 +35,7 @@ class Outgoing(NamedTuple):
         lost: the number of lost messages that this marks, or 0.
         is_packed: whether the payload is a whole message of another program, with its own sequence number.
         origin: of the sequence number.
+        tried_elsewhere: whether it was taken by `PublishQueue.first_held`, and may be published already.
     """
 
     sequence: int
@@ -44,6 +45,7 @@ class Outgoing(NamedTuple):
     lost: int = 0
     is_packed: bool = False
     origin: bytes = b""
+    tried_elsewhere: bool = False
 
     @property
     def size(self) -> int:
@@ -206,7 +208,7 @@ class PublishQueue:
             if not message.sequence:
                 self._sequence += 1
                 # The constructor takes half the time of _replace().
-                _, channel, payload, history, lost, is_packed, _ = message
+                _, channel, payload, history, lost, is_packed, _, _ = message
                 message = Outgoing(self._sequence, channel, payload, history, lost, is_packed, self.origin)
             self._sent_bytes += message.size
             self._sent.append(message)
@@ -307,8 +309,9 @@ class PublishQueue:
         self._sent_bytes -= message.size
         slot = self._slot_of(message.channel)
         self.hold([slot])
-        if message.origin == self.origin and not message.is_packed:
-            message = message._replace(sequence=0, origin=b"")  # this was the first attempt
+        is_first_attempt = message.origin == self.origin and not message.tried_elsewhere
+        if is_first_attempt and not message.is_packed:
+            message = message._replace(sequence=0, origin=b"")
         self._held[slot].returned.append(message)
         self._held_items += 1
         return slot
@@ -331,6 +334,8 @@ class PublishQueue:
         if not message.sequence:
             self._sequence += 1
             message = message._replace(sequence=self._sequence, origin=self.origin)
+        if not message.tried_elsewhere:
+            message = message._replace(tried_elsewhere=True)
         if held.returned:
             held.returned[0] = message
         else:
