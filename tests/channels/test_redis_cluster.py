@@ -26,7 +26,8 @@ from tests.support.serving import serving_in_memory
 from tests.support.watching import until
 from trio_ws import BlockingPublisher, BrokerError, Publisher, RedisBroker
 from trio_ws.channels.presence import PRESENCE
-from trio_ws.channels.redis.cluster import SLOTS, key_slot, parse_nodes
+from trio_ws.channels.redis.cluster import SLOTS, Owner, key_slot, parse_nodes
+from trio_ws.channels.redis.cluster_routing import ClusterRouting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -325,6 +326,93 @@ async def test_plain_channels_have_a_gap_only_where_something_may_be_lost() -> N
             one.handler.publish(safe, 1)
             assert await take(here, 1) == [("gap", None), 1]
             assert await take(there, 1) == [1]
+
+
+async def test_a_slot_that_moves_back_while_messages_are_under_way() -> None:
+    """It moves again only after what waits for it has moved, so messages keep their order."""
+    async with (
+        two_processes(ping_interval=60) as (one, two, cluster),
+        two.handler.channels.subscribe("room.1", recover=True) as here,
+    ):
+        await settled(two.broker)
+        slot = cluster.slot_of("room.1")
+        source = cluster.node_of(slot)
+        target = next(node for node in cluster.nodes if node is not source)
+        routing = one.broker._routing
+        assert isinstance(routing, ClusterRouting)
+        source.pause()
+        one.handler.publish("room.1", 0)
+        await until(lambda: len(routing.link_of(b"trio_ws::room.1").queue._sent) == 1)
+        for number, node in enumerate((target, source, target), 1):
+            routing._apply({slot: Owner(("127.0.0.1", node.port), 100 + number)})
+            one.handler.publish("room.1", number)
+            await trio.lowlevel.checkpoint()
+        source.resume()
+        await until(lambda: routing._in_transit == set())
+        for number in range(4, 7):
+            one.handler.publish("room.1", number)
+        assert await take(here, 6) == list(range(7))
+
+
+async def test_a_channel_that_is_left_and_subscribed_at_once() -> None:
+    """What the node says about the former subscription does not end the new one."""
+    async with redis_cluster() as cluster, running(cluster, "a") as (broker, heard):  # type: ignore[arg-type]
+        missed: list[Any] = []
+
+        def on_missed(affected: Any = None, /) -> None:
+            missed.append(affected)
+
+        broker.on_missed = on_missed
+        node = cluster.node_of(key_slot(b"trio_ws:{a}"))
+        node.pause()
+        link = broker._routing.link_of(b"trio_ws:a")
+        broker.unsubscribe("a")
+        await until(lambda: link.exchange is not None and len(link.exchange.pending_replies) == 1)
+        broker.subscribe("a")
+        await until(lambda: link.exchange is not None and len(link.exchange.pending_replies) == 2)
+        node.resume()
+        await settled_in_view(broker)
+        await node.do("SPUBLISH", "trio_ws:{a}", b"tws1" + bytes(24) + b"x")
+        await until(lambda: heard == [("a", b"x")])
+        assert missed == []
+
+
+async def test_a_history_is_read_again_if_its_subscription_was_redirected() -> None:
+    async with two_processes() as (one, two, cluster):
+        names = [f"room.{number}" for number in range(60)]
+        slots = {cluster.slot_of(name): name for name in names}
+        slot, name = next((slot, name) for slot, name in slots.items() if slot < SLOTS // 3)
+        plain = next(text for text in map(str, range(100_000)) if cluster.slot_of(text) == slot)
+        await cluster.move(slot, cluster.nodes[0], cluster.nodes[1])
+        told: list[Any] = []
+        before = two.broker.on_missed
+        assert before is not None
+
+        def missed(affected: Any = None, /) -> None:
+            told.append([affected(f":{one}") for one in (name, plain)])
+            before(affected)
+
+        two.broker.on_missed = missed
+        async with two.handler.channels.subscribe(plain, recover=True) as there:
+            await settled_in_view(two.broker)
+            one.handler.publish(plain, 0)
+            assert await take(there, 0) == [0], "no gap: it is new"
+        await cluster.move(slot, cluster.nodes[1], cluster.nodes[2])
+        told.clear()
+        async with two.handler.channels.subscribe(name, recover=True) as here:
+            await settled_in_view(two.broker)
+            one.handler.publish(name, 1)
+            assert await take(here, 1) == [1]
+            assert told == [[True, False]]
+
+
+async def settled_in_view(broker: RedisBroker) -> None:
+    """Wait until a broker has settled after what it has yet to learn of the cluster."""
+    await settled(broker)
+    routing = broker._routing
+    assert isinstance(routing, ClusterRouting)
+    await routing.view()
+    await settled(broker)
 
 
 @pytest.mark.parametrize("seed", range(how_many(2)))

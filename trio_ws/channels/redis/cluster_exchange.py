@@ -5,8 +5,8 @@ Invariants:
 - A command that the node has redirected (MOVED, ASK, TRYAGAIN) was not executed. It goes back to where it
   came from, and the routing decides what becomes of it.
 - A node ends subscriptions of a slot that it gives away, by a push. Therefore a push does not show which
-  command it answers. Commands that unsubscribe are followed by an ECHO, and everything before its reply
-  belongs to them.
+  command it answers. Commands that unsubscribe are followed by an ECHO. Before its reply, one push for each
+  of their names belongs to them; a channel may be subscribed again by then.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ClusterExchange(Exchange):
         else:
             parts += [command(_SUNSUBSCRIBE, self._sharded(channel)) for channel in channels]
             parts.append(command(b"ECHO", _END))
-            self.pending_replies.append((_SUNSUBSCRIBE, []))
+            self.pending_replies.append((_SUNSUBSCRIBE, channels[:]))
 
     def _pushed(self, reply: list[Reply]) -> None:
         kind = reply[0]
@@ -79,10 +79,13 @@ class ClusterExchange(Exchange):
             if self._link.resubscribing:
                 self._check_resubscribed()
         elif kind == b"sunsubscribe":
-            key = (False, self._plain(reply[1]))
-            if key in self._subscribed:  # otherwise we have unsubscribed
-                self._subscribed.discard(key)
-                self._link.owner.interrupted(self._link, key, lost=True)
+            channel = self._plain(reply[1])
+            verb, names = self.pending_replies[0] if self.pending_replies else (b"", [])
+            if verb is _SUNSUBSCRIBE and channel in names:
+                names.remove(channel)
+            elif (False, channel) in self._subscribed:
+                self._subscribed.discard((False, channel))
+                self._link.owner.interrupted(self._link, (False, channel), lost=True)
         else:
             super()._pushed(reply)
 

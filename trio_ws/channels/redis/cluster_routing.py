@@ -3,10 +3,11 @@
 Invariants:
 
 - A channel has one slot, and a slot one link. A message waits in the queue of that link. If the slot moves,
-  it is held there until what was sent is answered, and then moves with all others of the slot, in order.
+  it is held there until what was sent is answered, and then moves with all others of the slot, in order. A
+  slot moves again only after that.
 - A subscription that moves, or whose connection is lost, is interrupted. Before it is sent again, the server
   is told that messages of this channel may have been missed. Histories are read after that, over the same
-  link.
+  link. A history that was read while a node refused its subscription is read again.
 - A view of the cluster replaces a former one, slot by slot, only if its epoch is greater, or if the owner of
   the slot says that it is at another node.
 - A node that says that its cluster is down is given up, since others may have taken its slots.
@@ -74,8 +75,10 @@ class ClusterRouting(Routing):
         self._nodes: list[Address] = []  # all that were known last
         self._glob_slot = random.SystemRandom().randrange(SLOTS)  # where this process subscribes to globs
         self._interrupted: set[Key] = set()
+        self._refused: set[Key] = set()  # subscriptions that a node has redirected
         self._again: set[Key] = set()  # to be subscribed when there is a new view
         self._doubted: set[int] = set()  # slots that are not at the node that had them
+        self._in_transit: set[int] = set()  # slots whose messages are being moved to another link
         self.links = [self._unrouted]
         self._connections = 0
         self._moving = trio.Lock()
@@ -115,9 +118,8 @@ class ClusterRouting(Routing):
     async def open(self) -> None:
         self._owners = [self._unrouted] * SLOTS
         self._epochs = [-1] * SLOTS
-        self._interrupted.clear()
-        self._again.clear()
-        self._doubted.clear()
+        for state in (self._interrupted, self._refused, self._again, self._doubted, self._in_transit):
+            state.clear()
         owners = await self._fetch()
         if len(owners) < SLOTS:
             raise BrokerError(
@@ -181,6 +183,7 @@ class ClusterRouting(Routing):
     def change(self, key: Key) -> None:
         if key not in self._subscriptions.names:
             self._interrupted.discard(key)
+            self._refused.discard(key)
         self._owners[self._slot_of_key(key)].change(key)
 
     def append(self, channel: bytes, payload: bytes, history: History, *, is_packed: bool = False) -> None:
@@ -229,17 +232,19 @@ class ClusterRouting(Routing):
         return self._owners[self._slot_of_key(key)] is link
 
     def subscribing(self, link: LinkState, keys: list[Key]) -> None:
-        missed = self._interrupted.intersection(keys)
-        if not missed:
+        missed, refused = self._interrupted.intersection(keys), self._refused.intersection(keys)
+        if not missed and not refused:
             return
         self._interrupted -= missed
+        self._refused -= refused
         link.resubscribing = True
         names = self._subscriptions.names
         exact = {name for key in missed if not key[0] for name in names[key]}
+        unread = {name for key in refused for name in names[key]}
         globs = [glob for key in missed if key[0] for glob in names[key].values() if glob is not None]
 
         def is_affected(name: str) -> bool:
-            if name in exact:
+            if name in exact or (name in unread and self._delivery.history_of(name) is not None):
                 return True
             return any(glob.matches(name) for glob in globs) and not self._subscriptions.has_name(name)
 
@@ -253,8 +258,7 @@ class ClusterRouting(Routing):
         self.declare()
 
     def interrupted(self, link: LinkState, key: Key, *, lost: bool) -> None:
-        if lost:
-            self._interrupted.add(key)
+        (self._interrupted if lost else self._refused).add(key)
         self._again.add(key)
         self._doubted.add(self._slot_of_key(key))
         self.want_view(link)
@@ -304,7 +308,7 @@ class ClusterRouting(Routing):
             await trio.sleep(_PAUSE)
         else:
             await trio.sleep(_PAUSE)
-        if self._owners[slot] is link:
+        if self._owners[slot] is link and slot not in self._in_transit:
             link.queue.release([slot])
             link.work.notify_all()
 
@@ -402,19 +406,25 @@ class ClusterRouting(Routing):
     def _apply(self, owners: dict[int, Owner]) -> None:
         moves: dict[tuple[Link, Link], set[int]] = {}
         for slot, owner in owners.items():
-            if owner.epoch <= self._epochs[slot] and slot not in self._doubted:
+            is_newer = owner.epoch > self._epochs[slot]
+            if slot in self._in_transit:
+                if is_newer:
+                    self._doubted.add(slot)
+                continue
+            if not is_newer and slot not in self._doubted:
                 continue
             self._epochs[slot] = owner.epoch
             link, former = self._link_to(owner.address), self._owners[slot]
             if former is not link:
                 self._owners[slot] = link
                 moves.setdefault((former, link), set()).add(slot)
-        self._doubted.clear()
+        self._doubted &= self._in_transit
         if not moves:
             return
         moved = {slot: links for links, slots in moves.items() for slot in slots}
         for (former, link), slots in moves.items():
             logger.info("%d slots have moved from %s to %s", len(slots), former.shown, link.shown)
+            self._in_transit |= slots
             former.queue.hold(slots)
             link.queue.hold(slots)
             self._nursery.start_soon(self._move, former, link, slots, name="trio_ws redis slots")
@@ -425,7 +435,8 @@ class ClusterRouting(Routing):
         for key in self._subscriptions.names:
             links = moved.get(self._slot_of_key(key))
             if links is not None:
-                self._interrupted.add(key)
+                if key not in self._refused:
+                    self._interrupted.add(key)
                 for link in links:
                     link.change(key)
 
@@ -436,8 +447,11 @@ class ClusterRouting(Routing):
             await self._until_answered(former)
             former.queue.move(slots, link.queue)
         await trio.sleep(_MOVE_SECONDS)
-        link.queue.release(slot for slot in slots if self._owners[slot] is link)
+        self._in_transit -= slots
+        link.queue.release(slots)
         link.work.notify_all()
+        if not self._doubted.isdisjoint(slots):
+            self.want_view()
         if former not in self._owners:
             self._retire(former)
 
