@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from operator import attrgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
@@ -25,6 +26,8 @@ from trio_ws.websocket.deferred_frame import deflated_frame
 from trio_ws.websocket.internals import deflate_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trio_ws._types import Value
     from trio_ws.channels.history import ChannelHistory
     from trio_ws.channels.names import Glob
@@ -340,27 +343,57 @@ class Recovery:
         self.dropped.discard(channel)
 
 
+# The names of all subscribers without any. It is never modified.
+_NO_NAMES: dict[str, Policy] = {}
+_NO_CHANNELS: Mapping[Channel, int] = MappingProxyType({})
+
+
 class Subscriber:
     """A member of channels. It records its own memberships, so that leaving costs only as much as it joined.
 
     Attributes:
-        held: the subscribed names and globs.
+        held: the subscribed names and globs; modified only by `hold` and `drop`.
         globs: those of them that are globs, or None.
-        channels: the joined channels, each with the number of held names that match it.
+        channels: the joined channels, each with the number of held names that match it. Subscribers with the
+            same ones may share a read-only mapping.
         recovery: its reading from histories; None before it does.
     """
 
     __slots__ = ("channels", "globs", "held", "recovery")
 
     def __init__(self) -> None:
-        self.held: dict[str, Policy] = {}
+        self.held = _NO_NAMES
         self.globs: dict[str, Glob] | None = None
-        self.channels: dict[Channel, int] = {}
+        self.channels = _NO_CHANNELS
         self.recovery: Recovery | None = None
 
-    def join(self, channel: Channel) -> None:
-        """Record that one more held name matches this channel."""
-        self.channels[channel] = self.channels.get(channel, 0) + 1
+    def hold(self, name: str, policy: Policy) -> None:
+        """Record that a name or a glob was subscribed."""
+        if self.held is _NO_NAMES:
+            self.held = {}
+        self.held[name] = policy
+
+    def drop(self, name: str) -> None:
+        """Record that a name or a glob was unsubscribed."""
+        del self.held[name]
+
+    def join(self, channel: Channel, alone: Mapping[Channel, int] | None = None) -> None:
+        """Record that one more held name matches this channel.
+
+        Args:
+            channel: the channel.
+            alone: a mapping to share with others that have joined this channel only.
+        """
+        if alone is not None and not self.channels:
+            self.channels = alone
+        else:
+            self._set_count(channel, self.channels.get(channel, 0) + 1)
+
+    def _set_count(self, channel: Channel, count: int) -> None:
+        channels = self.channels
+        if type(channels) is not dict:
+            channels = self.channels = dict(channels)
+        channels[channel] = count
 
     def release(self, channel: Channel) -> None:
         """Record that one held name fewer matches this channel."""
@@ -368,11 +401,18 @@ class Subscriber:
         if count == 1:
             self.leave(channel)
         elif count is not None:
-            self.channels[channel] = count - 1
+            self._set_count(channel, count - 1)
 
     def leave(self, channel: Channel) -> None:
         """Leave this channel, however many held names match it."""
-        self.channels.pop(channel, None)
+        channels = self.channels
+        if channel in channels:
+            if len(channels) == 1:
+                self.channels = _NO_CHANNELS
+            elif type(channels) is dict:
+                del channels[channel]
+            else:
+                self.channels = {other: count for other, count in channels.items() if other is not channel}
         if self.recovery is not None:
             self.recovery.leave(channel)
 
@@ -422,8 +462,8 @@ class TaskSubscriber(Subscriber):
         super().__init__()
         self.subscription: Subscription
 
-    def join(self, channel: Channel) -> None:
-        super().join(channel)
+    def join(self, channel: Channel, alone: Mapping[Channel, int] | None = None) -> None:
+        super().join(channel, alone)
         if channel.task_subscribers is _NO_MEMBERS:
             channel.task_subscribers = {}
         channel.task_subscribers[self] = None
@@ -478,17 +518,17 @@ class ConnectionSubscriber(Subscriber):
         self._policies: dict[Channel, Policy] | None = None  # cache of policies that come from globs
 
     def drained(self) -> None:
-        """Note that the write buffer is empty. A method takes less memory than a closure."""
+        """Note that the write buffer is empty."""
         if self.fanout is not None:
             self.fanout.drained(self)
 
-    def join(self, channel: Channel) -> None:
+    def join(self, channel: Channel, alone: Mapping[Channel, int] | None = None) -> None:
         if channel not in self.channels:
             channel.cursors[self] = channel.end
             channel.changed()
             if self.backlog is not None:
                 channel.stall(self)
-        super().join(channel)
+        super().join(channel, alone)
 
     def leave(self, channel: Channel) -> None:
         super().leave(channel)

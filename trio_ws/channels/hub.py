@@ -8,6 +8,7 @@ Invariant: a message reaches a subscriber once, however many of its names match.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import trio
@@ -84,6 +85,9 @@ class Hub:
                 histories, self._registry, self._delivery, self.fanout, self._reject
             )
         self._everyone = Channel(None)
+        self._only_everyone = MappingProxyType(
+            {self._everyone: 1}
+        )  # most connections are in no other channel
         self._presence = HubPresence(presence_lease)
         self._demand: list[tuple[str, bool]] = []
         #: Called with a name or a glob, and whether it got its first subscriber here or lost its last.
@@ -314,11 +318,11 @@ class Hub:
         if member.close_with is not None:
             session.close_soon(*member.close_with)
             return
-        member.join(self._everyone)
+        member.join(self._everyone, self._only_everyone)
         for channel in member.channels:
             channel.changed()
         member.fanout = self.fanout
-        session.write_buffer.on_drained = member.drained
+        session.write_buffer.subscriber = member
         self.fanout.drained(member)
 
     def add(self, subscriber: Subscriber, name: str, policy: Policy) -> None:

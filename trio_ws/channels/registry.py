@@ -97,7 +97,7 @@ class ChannelRegistry:
     def add(self, subscriber: Subscriber, name: str, policy: Policy) -> list[Channel]:
         """Subscribe to a name or a glob that was validated before. Return the channels that match it."""
         known = name in subscriber.held
-        subscriber.held[name] = policy
+        subscriber.hold(name, policy)
         subscriber.policies_changed()
         if known:
             return []
@@ -173,7 +173,7 @@ class ChannelRegistry:
             self._remove_if_unused(channel)
 
     def _release(self, subscriber: Subscriber, name: str) -> None:
-        del subscriber.held[name]
+        subscriber.drop(name)
         subscriber.policies_changed()
         if not is_glob(name):
             channel = self.channels[name]

@@ -160,12 +160,12 @@ class MessageWriteBuffer(WriteBuffer):
         self.size -= size
         self.bytes_sent += size
         self.progressed = True
-        self.writable.notify_all()
+        self.notify_writable()
         if not self._count:
             if self._when_empty is not None:
                 self._when_empty()
-            elif self.on_drained is not None:
-                self.on_drained()
+            elif self.subscriber is not None:
+                self.subscriber.drained()
 
     def failed(self, cause: BaseException) -> None:
         """Record that the host accepts nothing any more."""
@@ -275,7 +275,7 @@ class HostedWebSocket(WebSocket):
         """Answer our own ping, because the host is responsible for pings to the client."""
         frames = self._receive_buffer.frames
         if frames is not None and not frames.done:
-            frames.events.append(Pong(payload))
+            frames.add_event(Pong(payload))
             self._input_arrived()
 
     def _input_arrived(self) -> None:

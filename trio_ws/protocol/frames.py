@@ -17,7 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
@@ -85,6 +85,12 @@ _MAX_FRAGMENTS = 1024
 _MAX_SPLIT = 64
 
 
+# Shared by all readers between messages, and never modified. An empty list of its own takes 56 bytes.
+_Parts: TypeAlias = list[Any]
+_NO_PARTS: _Parts = []
+_NO_ENDS: list[int] = []
+
+
 class Ping(NamedTuple):
     """A ping arrived; its payload must be returned in a pong (RFC 6455 section 5.5.2)."""
 
@@ -104,6 +110,12 @@ class ProtocolViolation(NamedTuple):
     reason: str
 
 
+Event = Ping | Pong | CloseFrame | ProtocolViolation
+
+#: The events of all readers without events. It is never modified.
+_NO_EVENTS: list[Event] = []
+
+
 class FrameReader:
     """Parses the peer's bytes into messages and control events.
 
@@ -114,6 +126,7 @@ class FrameReader:
         deflate: the negotiated permessage-deflate, or None.
 
     Attributes:
+        events: the control frames and violations that were found; see `take_events`.
         between: whether the next byte begins a frame outside any message, so that the fast path may continue.
         fast_limit: the longest payload of a common frame, which the fast path reads.
     """
@@ -151,7 +164,7 @@ class FrameReader:
         deflate: PerMessageDeflate | None = None,
     ) -> None:
         self.messages = messages
-        self.events: list[Ping | Pong | CloseFrame | ProtocolViolation] = []
+        self.events = _NO_EVENTS
         self.client = client
         self.begun = 0  # number of uncommon frames so far, a measure of the work done
         self.done = False  # after a Close frame or a violation; all following data is dropped
@@ -166,12 +179,12 @@ class FrameReader:
         # State of the current message.
         self._open = 0  # its opcode, or 0 when there is none
         self._compressed = False
-        self._parts: list[Any] = []  # either all str, for text, or all bytes
+        self._parts: _Parts = _NO_PARTS  # either all str, for text, or all bytes
         self.held = 0  # bytes of it that are kept here
         self._size = 0  # bytes of it so far, including those handed out
         self._utf8: codecs.IncrementalDecoder | None = None  # decodes the text of the bulk frame
         # Where fragments end, on request: of the current message in `_parts`, and of finished ones by id.
-        self._ends: list[int] = []
+        self._ends = _NO_ENDS
         self._splits: dict[int, tuple[str | bytes, list[int]]] | None = None
 
     @property
@@ -259,7 +272,7 @@ class FrameReader:
     def take_close(self, frame: CloseFrame) -> None:
         """Add a Close frame, if an ASGI or RSGI server has parsed it."""
         if not self.done:
-            self.events.append(frame)
+            self.add_event(frame)
             self._stop()
 
     def take_part(self) -> str | bytes | None:
@@ -270,9 +283,22 @@ class FrameReader:
         if not self._parts:
             return None
         part = self._joined()
-        self._parts.clear()
+        self._parts = _NO_PARTS
         self.held = 0
         return part
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def add_event(self, event: Event) -> None:
+        """Add a control frame or a violation that was found here or by a host."""
+        if self.events is _NO_EVENTS:
+            self.events = []
+        self.events.append(event)
+
+    def take_events(self) -> list[Event]:
+        """Return the events, and forget them."""
+        events, self.events = self.events, _NO_EVENTS
+        return events
 
     # -- boundaries of fragments --------------------------------------------------------------------
 
@@ -291,8 +317,8 @@ class FrameReader:
         whole = self._joined()
         fragments = _cut(whole, self._ends)
         rest = whole[self._ends[-1] :]
-        self._ends.clear()
-        self._parts[:] = [rest] if rest else []
+        self._ends = _NO_ENDS
+        self._parts = [rest] if rest else _NO_PARTS
         self.held = len(rest.encode()) if isinstance(rest, str) else len(rest)
         return fragments
 
@@ -305,12 +331,14 @@ class FrameReader:
         """Store the end of a fragment that is not the last of its message."""
         end = sum(map(len, self._parts))
         if len(self._ends) < _MAX_FRAGMENTS and end > (self._ends[-1] if self._ends else 0):
+            if self._ends is _NO_ENDS:
+                self._ends = []
             self._ends.append(end)
 
     def _keep_split(self, message: str | bytes) -> None:
         """Store where the fragments of a finished message end, if few messages are waiting."""
         assert self._splits is not None
-        ends, self._ends = self._ends, []
+        ends, self._ends = self._ends, _NO_ENDS
         if len(self.messages) > _MAX_SPLIT:
             return
         # Entries are keyed by the id of the message, which they keep alive, so no id is reused. Drop the
@@ -381,15 +409,15 @@ class FrameReader:
     def _control(self, first: int, payload: bytes) -> bool:
         """Handle a whole control frame if it is valid; wsproto handles others."""
         if first == _FINAL_PING:
-            self.events.append(Ping(payload))
+            self.add_event(Ping(payload))
         elif first == _FINAL_PONG:
-            self.events.append(Pong(payload))
+            self.add_event(Pong(payload))
         elif first == _FINAL_CLOSE and payload[:2] in _PLAIN_CLOSES:
             try:
                 reason = payload[2:].decode()
             except UnicodeDecodeError:
                 return False
-            self.events.append(CloseFrame(_from_bytes(payload[:2], "big") if payload else 1005, reason))
+            self.add_event(CloseFrame(_from_bytes(payload[:2], "big") if payload else 1005, reason))
             self._stop()
         else:
             return False
@@ -452,11 +480,11 @@ class FrameReader:
     def _take_frame(self, frame: Frame) -> None:
         opcode, payload = frame.opcode, frame.payload
         if isinstance(payload, tuple):
-            self.events.append(CloseFrame(int(payload[0]), payload[1]))
+            self.add_event(CloseFrame(int(payload[0]), payload[1]))
             self._stop()
         elif opcode is Opcode.PING or opcode is Opcode.PONG:
             assert not isinstance(payload, str)
-            self.events.append((Ping if opcode is Opcode.PING else Pong)(bytes(payload)))
+            self.add_event((Ping if opcode is Opcode.PING else Pong)(bytes(payload)))
         else:
             self._open = int(opcode)
             size = len(payload.encode() if isinstance(payload, str) else payload)
@@ -476,7 +504,9 @@ class FrameReader:
         if not chunk:
             return
         parts = self._parts
-        if parts and len(parts[-1]) < _SMALL_CHUNK:
+        if not parts:
+            self._parts = [chunk]
+        elif len(parts[-1]) < _SMALL_CHUNK:
             parts[-1] += chunk
         else:
             parts.append(chunk)
@@ -492,9 +522,8 @@ class FrameReader:
         self._reset()
 
     def _reset(self) -> None:
-        self._parts.clear()
-        if self._ends:
-            self._ends = []
+        self._parts = _NO_PARTS
+        self._ends = _NO_ENDS
         self._open = self._size = self.held = 0
         self._compressed = False
         self._utf8 = None
@@ -518,7 +547,7 @@ class FrameReader:
 
     def _refuse(self, code: int, reason: str) -> None:
         if not self.done:
-            self.events.append(ProtocolViolation(code, reason))
+            self.add_event(ProtocolViolation(code, reason))
             self._stop()
 
     def _stop(self) -> None:

@@ -184,7 +184,9 @@ class Request:
     @property
     def path_params(self) -> JSONObject:
         """The path parameters of the route of an `App`; empty without one."""
-        return self._path_params if self._path_params is not None else {}
+        if self._path_params is None:
+            self._path_params = {}
+        return self._path_params
 
     @property
     def params(self) -> JSONObject:
@@ -429,7 +431,7 @@ def routed(request: Request, path_params: PathParameters, json: JSONAdapter | No
         path_params: the path parameters.
         json: decodes the body, in place of msgspec.
     """
-    request._path_params = path_params
+    request._path_params = path_params or None  # most routes have none
     request._json = json
 
 

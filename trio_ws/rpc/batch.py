@@ -161,7 +161,7 @@ class CallBatch:
     def begin(self, transport: PacketTransport) -> None:
         """The batch is sent now."""
         self._sent = True
-        transport.progress.notify_all()
+        transport.notify_progress()
 
     async def finished(self, read_demand: ReadDemand) -> None:
         """Wait for the end of all calls.

@@ -74,7 +74,7 @@ class ClientConnection(Generic[State]):
     def __init__(self, ws: WebSocket) -> None:
         set_slot = object.__setattr__
         set_slot(self, "_ws", ws)
-        set_slot(self, "_uid", secrets.token_hex(8))
+        set_slot(self, "_uid", "")
         set_slot(self, "_session", None)
         set_slot(self, "_hub", None)
         set_slot(self, "_member", None)
@@ -83,7 +83,7 @@ class ClientConnection(Generic[State]):
         set_slot(self, "_expires_at", None)
 
     _ws: WebSocket
-    _uid: str
+    _uid: str  # empty until it is asked for
     _session: RPCSession | None
     _hub: Hub | None  # of the server's handler; None in a client
     _member: ConnectionSubscriber | None
@@ -140,6 +140,8 @@ class ClientConnection(Generic[State]):
     @property
     def uid(self) -> str:
         """A random id of this connection, 16 hexadecimal digits, for logs and as a key."""
+        if not self._uid:
+            object.__setattr__(self, "_uid", secrets.token_hex(8))
         return self._uid
 
     @property
@@ -208,7 +210,7 @@ class ClientConnection(Generic[State]):
     def expires_at(self, value: float | None) -> None:
         object.__setattr__(self, "_expires_at", check_expiry(value))
         if self._session is not None:
-            watch_expiry(self._session, self._uid, self._expires_at)
+            watch_expiry(self._session, self.uid, self._expires_at)
 
     # -- sending and calling ------------------------------------------------------------------------
 
@@ -412,7 +414,7 @@ class ClientConnection(Generic[State]):
         return await self._ws.ping()
 
     def __repr__(self) -> str:
-        return f"<ClientConnection {self._uid} {self.connection_state} {self._ws.client_address!r}>"
+        return f"<ClientConnection {self.uid} {self.connection_state} {self._ws.client_address!r}>"
 
 
 # -- for the other parts of the package -------------------------------------------------------------------
@@ -435,6 +437,11 @@ def live_session_of(connection: ClientConnection) -> RPCSession:
         RuntimeError: the connection is not accepted yet.
     """
     return connection._live
+
+
+def has_uid(connection: ClientConnection) -> bool:
+    """Whether the id of a connection was asked for."""
+    return connection._uid != ""
 
 
 def member_of(connection: ClientConnection) -> ConnectionSubscriber | None:

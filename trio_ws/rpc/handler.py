@@ -47,6 +47,7 @@ from trio_ws.rpc.client_connection import (
     CONNECTION_POLICIES,
     ClientConnection,
     State,
+    has_uid,
     member_of,
     session_of,
     websocket_of,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from trio_ws.codecs.dialect import Dialect
     from trio_ws.predicates import PredicateLike
     from trio_ws.rpc.detached import FinishSoon
+    from trio_ws.rpc.packet_delivery import OnPacket
     from trio_ws.rpc.rate_limit import RateLimit
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
@@ -145,6 +147,7 @@ class WebSocketHandler(Generic[State]):
     _hub: Hub
     _channel_methods: ChannelMethods
     _clients: set[ClientConnection[State]]
+    _on_receive: OnPacket
     _schema: Schema | None
 
     def __init_subclass__(cls, **kwargs: Value) -> None:
@@ -164,6 +167,7 @@ class WebSocketHandler(Generic[State]):
             self._methods = collect(self)
             self._limiter = Limiter()
             self._clients = set()
+            self._on_receive = self.on_receive
             self._hub = Hub(check_histories(self.channels_history), self.presence_lease)
             self._hub.on_demand = self._on_demand
             check_policy(self.channel_policy, CONNECTION_POLICIES)
@@ -459,7 +463,8 @@ class WebSocketHandler(Generic[State]):
 
     async def _run_on_disconnect(self, connection: ClientConnection[State]) -> None:
         self._clients.discard(connection)
-        self._limiter.forget(connection.uid)
+        if has_uid(connection):
+            self._limiter.forget(connection.uid)
         with trio.move_on_after(options_of(websocket_of(connection)).close_timeout, shield=True) as scope:
             await self.on_disconnect(connection)
         if scope.cancelled_caught:
@@ -524,14 +529,22 @@ class WebSocketHandler(Generic[State]):
             undecided=codec is None,
             methods=self._methods,
             connection=connection,
-            on_packet=self.on_receive,
+            on_packet=self._shared_on_receive(),
             limiter=self._limiter,
             default_limit=self.default_rate_limit,
             debug=debug,
         )
         object.__setattr__(connection, "_session", session)
-        watch_expiry(session, connection.uid, connection.expires_at)
+        if connection.expires_at is not None:
+            watch_expiry(session, connection.uid, connection.expires_at)
         return session
+
+    def _shared_on_receive(self) -> OnPacket:
+        """Return ``on_receive``, bound only once for all connections, of which each would keep its own."""
+        on_receive: OnPacket = self.on_receive
+        if self._on_receive != on_receive:
+            self._on_receive = on_receive
+        return self._on_receive
 
 
 # -- for servers and clients, which run handlers ------------------------------------------------------------

@@ -56,6 +56,8 @@ _CALL_OVERHEAD = 1024
 #: Requests that are not calls: they are handled at once, however many calls run.
 _CONTROL = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY, UNSUBSCRIBED})
 _NO_KWARGS: JSONObject = {}
+#: The running calls of all connections without any. Nothing is ever added to it.
+_NO_CALLS: dict[Any, IncomingCall] = {}
 #: Takes the place of the request where a packet is delivered to the application.
 PACKET_DELIVERY = Request("")
 
@@ -78,12 +80,12 @@ class IncomingCalls:
         active_calls: their number, with the deferred ones that are about to start.
         max_calls: ``max_concurrent_calls``.
         deferred: requests that wait for room.
-        calls_done: notified when no call runs any more.
         closing: the code and reason to close with once no call runs, or None.
         on_unsubscribed: set by a client; called when the server ends its right to a channel.
     """
 
     __slots__ = (
+        "_calls_done",
         "_cut",
         "_debug",
         "_default_limit",
@@ -96,7 +98,6 @@ class IncomingCalls:
         "_starting_deferred",
         "_transport",
         "active_calls",
-        "calls_done",
         "closing",
         "connection",
         "deferred",
@@ -125,10 +126,10 @@ class IncomingCalls:
         self._limiter = limiter
         self._default_limit = default_limit
         self._debug = debug
-        self.running: dict[Any, IncomingCall] = {}
+        self.running = _NO_CALLS
         self.active_calls = 0
         self.max_calls = transport.options.max_concurrent_calls
-        self.calls_done = Notification()
+        self._calls_done: Notification | None = None  # notified when no call runs any more
         self.deferred = DeferredRequests(transport, pool)
         self._not_let_in = False  # on_connect has not returned
         self._starting_deferred = False  # a task waits for room for the deferred requests
@@ -339,7 +340,7 @@ class IncomingCalls:
         """
         transport = self._transport
         call = blocked.call
-        self.running[call.key] = call
+        self.add_running(call)
         if leads:
             self.active_calls += 1
         request = call.request
@@ -364,10 +365,24 @@ class IncomingCalls:
         finally:
             call.worker = None
             worker.task.context = self._pool.context.copy()
-            self.running.pop(call.key, None)
+            self.remove_running(call)
             transport.release(charge)
             self._finish(call, worker)
             self.call_ended()
+
+    def add_running(self, call: IncomingCall) -> None:
+        """Note that a call waits, or is about to begin in a task of its own."""
+        if self.running:
+            self.running[call.key] = call
+        else:
+            self.running = {call.key: call}
+
+    def remove_running(self, call: IncomingCall) -> None:
+        """Note that a call has ended."""
+        running = self.running
+        running.pop(call.key, None)
+        if not running:
+            self.running = _NO_CALLS
 
     def _answer(self, call: IncomingCall, value: Value) -> None:
         if not call.has_result:
@@ -406,8 +421,8 @@ class IncomingCalls:
         else:
             self.active_calls -= 1
             self._start_deferred_soon()
-        if not self.running:
-            self.calls_done.notify_all()
+        if self._calls_done is not None and not self.running:
+            self._calls_done.notify_all()
         if self.closing is not None:
             self.close_if_idle()
 
@@ -475,16 +490,20 @@ class IncomingCalls:
                 call.cancel("end")
         self.deferred.end()
 
+    async def wait_for_calls(self) -> None:
+        """Wait until no call runs any more."""
+        while self.running:
+            self._calls_done = self._calls_done or Notification()
+            await self._calls_done.wait()
+
     async def finish(self) -> None:
         """Wait for all calls; cancel those that take longer than ``close_timeout``."""
         with trio.move_on_after(self._transport.options.close_timeout, shield=True):
-            while self.running:
-                await self.calls_done.wait()
+            await self.wait_for_calls()
         for call in self.running.values():
             call.cancel("end")
         with trio.CancelScope(shield=True):
-            while self.running:
-                await self.calls_done.wait()
+            await self.wait_for_calls()
         self.connection = None  # break the reference cycle, so that no garbage collection is needed
 
     # -- control requests ---------------------------------------------------------------------------
@@ -603,7 +622,7 @@ class IncomingCalls:
             items = method.stream_items.get(name)
             stream: ItemStream[Value] = ItemStream(self._outgoing, stream_id, items, f"an item of {name}")
             method.place_stream(args, kwargs, place, stream)
-            self._outgoing.sinks[stream_id] = stream
+            self._outgoing.add_sink(stream_id, stream)
             inputs.append(stream)
         return args, kwargs
 

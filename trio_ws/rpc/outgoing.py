@@ -47,6 +47,13 @@ __all__ = ["OutgoingCalls", "PacketStream", "RPCResponse"]
 _SCALAR_TYPES = frozenset({bool, int, float, str, bytes, list, tuple, dict, type(None)})
 
 
+# The tables of all connections that have not called yet. Nothing is ever added to them. A connection has its
+# own from its first call on.
+_NO_CALLS: dict[str, PendingCall] = {}
+_NO_SINKS: dict[str, ResponseSink] = {}
+_NO_STREAMS: dict[str, ClientStream] = {}
+
+
 class RPCResponse:
     """The outcome of a call.
 
@@ -152,9 +159,9 @@ class OutgoingCalls:
         self.stream_window = options.stream_window
         self.window_bytes = options.stream_window_bytes
         self.granted_bytes = 0
-        self.pending_calls: dict[str, PendingCall] = {}
-        self.sinks: dict[str, ResponseSink] = {}
-        self.client_streams: dict[str, ClientStream] = {}
+        self.pending_calls = _NO_CALLS
+        self.sinks = _NO_SINKS
+        self.client_streams = _NO_STREAMS
         self._renewals: Renewals | None = None  # made by the first call with a deadline
         self.begun_there: frozenset[str] | None = None
         self._next_id = 0
@@ -166,13 +173,25 @@ class OutgoingCalls:
     @property
     def needs_reading(self) -> bool:
         """Whether a task waits for data that only reading can provide."""
-        return bool(self.pending_calls) or self.transport.read_demand.count > 0
+        return bool(self.pending_calls) or self.transport.is_awaited
 
     def handle_response(self, response: Response, size: int) -> None:
         """Take a response that is not one to a pending call."""
         sink = self.sinks.get(response.call_id)
         if sink is not None and sink.on_response(response, size):
             self.sinks.pop(response.call_id, None)
+
+    def add_sink(self, call_id: str, sink: ResponseSink) -> None:
+        """Pass the responses with this id to ``sink`` from now on."""
+        if self.sinks is _NO_SINKS:
+            self._make_tables()
+        self.sinks[call_id] = sink
+
+    def _make_tables(self) -> None:
+        if self.pending_calls is _NO_CALLS:
+            self.pending_calls = {}
+        if self.sinks is _NO_SINKS:
+            self.sinks = {}
 
     def is_waiting(self, call_id: str | None) -> bool:
         """Whether a request with this id waits for a response."""
@@ -370,12 +389,16 @@ class OutgoingCalls:
         if lease is not None and lease.seconds <= 0:
             return self._exchange_later(call_id, method, args, kwargs)
         payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
-        if not self.pending_calls:
-            self.transport.progress.notify_all()
+        pending = self.pending_calls
+        if not pending:
+            self.transport.notify_progress()
+            if pending is _NO_CALLS:
+                self._make_tables()
+                pending = self.pending_calls
         if lease is None:
-            call = self.pending_calls[call_id] = PendingCall()
+            call = pending[call_id] = PendingCall()
         else:
-            call = self.pending_calls[call_id] = PendingCallWithDeadline()
+            call = pending[call_id] = PendingCallWithDeadline()
             call.lease = lease
         call.outgoing = self
         call.call_id = call_id
@@ -388,7 +411,7 @@ class OutgoingCalls:
         self._next_id += 1
         call_id = str(self._next_id)
         payload = self.transport.codec.request(call_id, method, args)
-        self.sinks[call_id] = sink
+        self.add_sink(call_id, sink)
         sink.sent_offset = self._send_request(payload)
 
     async def send_batch(self, batch: CallBatch) -> None:
@@ -406,7 +429,8 @@ class OutgoingCalls:
                 codec.abort(call_id)  # it was not sent, and is forgotten
             raise
         batch.begin(self.transport)
-        self.sinks.update(zip(ids, batch.calls, strict=True))
+        for call_id, call in zip(ids, batch.calls, strict=True):
+            self.add_sink(call_id, call)
         offset = self._send_request(payload)
         for call in batch.calls:
             call.sent_offset = offset
@@ -445,6 +469,7 @@ class OutgoingCalls:
         lease = Lease(max(0.0, deadline - now - self.transport.liveness.one_way()), now)
         renewals = self._renewals
         if renewals is None:
+            self._make_tables()
             renewals = self._renewals = Renewals(self.transport, (self.pending_calls, self.sinks), self._pool)
         if lease.renew_at < renewals.due:  # saves a method call
             renewals.schedule(lease.renew_at)
@@ -483,7 +508,7 @@ class OutgoingCalls:
         except BaseException:
             stream.close()
             raise
-        self.sinks[call_id] = stream
+        self.add_sink(call_id, stream)
         stream.lease = lease
         stream.sent_offset = self._send_request(payload)
         return stream
@@ -506,7 +531,7 @@ class OutgoingCalls:
         self._next_id += 1
         call_id = str(self._next_id)
         ids, plain_args, plain_kwargs = assign_stream_ids(self.transport, call_id, args, kwargs, streams)
-        async with sending_streams(self.transport, self.client_streams, ids, streams):
+        async with sending_streams(self.transport, self._uploads(), ids, streams):
             results = self._open_stream(call_id, method, plain_args, plain_kwargs, items, ids)
             try:
                 yield results
@@ -514,6 +539,11 @@ class OutgoingCalls:
                 results.close()
 
     # -- arguments that are streams -----------------------------------------------------------------
+
+    def _uploads(self) -> dict[str, ClientStream]:
+        if self.client_streams is _NO_STREAMS:
+            self.client_streams = {}
+        return self.client_streams
 
     async def _exchange_with_streams(
         self,
@@ -525,5 +555,5 @@ class OutgoingCalls:
     ) -> Response:
         ids, plain_args, plain_kwargs = assign_stream_ids(self.transport, call_id, args, kwargs, streams)
         await self._wait_writable_in_time()
-        async with sending_streams(self.transport, self.client_streams, ids, streams):
+        async with sending_streams(self.transport, self._uploads(), ids, streams):
             return await self._send_and_wait(call_id, method, plain_args, plain_kwargs, ids)

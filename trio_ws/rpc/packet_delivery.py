@@ -85,7 +85,7 @@ class PacketDelivery:
         self.on_packet = on_packet
         self.packets: deque[tuple[Packet, int]] | tuple[()] = ()
         self._delivering = False  # on_packet runs, or waits to be allowed to
-        self._arrived = Notification()
+        self._arrived: Notification | None = None  # made by the first `recv` that waits
         self.dropped_packets = 0
 
     @property
@@ -110,7 +110,7 @@ class PacketDelivery:
         self._delivering = bool(self.packets) and self.on_packet is not None
         if self._delivering:
             call = self._new_call()
-            self._incoming.running[self] = call
+            self._incoming.add_running(call)
             self._incoming.active_calls += 1
             self._pool.start(lambda worker: self._deliver_kept(call, worker))
 
@@ -129,7 +129,7 @@ class PacketDelivery:
         if blocked is not None:
             await self._incoming.continue_call(worker, blocked, leads=False)
         else:
-            self._incoming.running.pop(self, None)
+            self._incoming.remove_running(call)
             self._incoming.call_ended()
 
     async def _deliver(self, packet: Packet) -> None:
@@ -171,7 +171,8 @@ class PacketDelivery:
         transport = self._transport
         ledger = transport.ledger
         ledger.held += size
-        self._arrived.notify_all()
+        if self._arrived is not None:
+            self._arrived.notify_all()
         if ledger.held <= ledger.max_held or not self._outgoing.needs_reading:
             return
         # Reading cannot stop, because a task waits for something that it brings.
@@ -213,6 +214,7 @@ class PacketDelivery:
                 if self._transport.closing.ended_cleanly:
                     return None
                 raise closed_error(ws)
+            self._arrived = self._arrived or Notification()
             await self._arrived.wait()
         return self._take()
 
@@ -220,7 +222,8 @@ class PacketDelivery:
 
     def end(self) -> None:
         """Wake `recv`, because the connection is over."""
-        self._arrived.notify_all()
+        if self._arrived is not None:
+            self._arrived.notify_all()
 
     def cancel(self) -> None:
         """Cancel ``on_packet``."""
@@ -231,7 +234,7 @@ class PacketDelivery:
     async def finished(self) -> None:
         """Wait until ``on_packet`` has taken all that came before the peer's Close frame."""
         while self.running:
-            await self._incoming.calls_done.wait()
+            await self._incoming.wait_for_calls()
 
     async def limit(self, _: PooledTask) -> None:
         """Cancel ``on_packet`` if it takes longer than ``close_timeout``."""

@@ -45,7 +45,7 @@ from trio_ws.wall import close_nurseries
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import CLOSED
 from trio_ws.websocket.frame_log import log_extra
-from trio_ws.websocket.internals import close_for_application, message_waiter, options_of
+from trio_ws.websocket.internals import close_for_application, message_waiter
 from trio_ws.websocket.readers import EPOLL
 
 if TYPE_CHECKING:
@@ -108,7 +108,6 @@ class RPCSession:
     __slots__ = (
         "__weakref__",
         "_batch_size",
-        "_hard_mark",
         "_owner_parked",
         "_owner_reads",
         "_owner_wake",
@@ -158,15 +157,12 @@ class RPCSession:
         self.delivery = PacketDelivery(self.transport, self.incoming, self.outgoing, workers, on_packet)
         self.undecided = undecided
         # Whether the read loop runs in a task or in the shared reader.
-        self._owner_wake = Notification()
+        self._owner_wake: Notification | None = None  # made when the connection's own task waits
         self._owner_parked = False
         self._owner_reads = True
         self.reader_driven = False
         self._when_over: Callable[[], None] | None = None  # called once, if no task waits for the end
         self._batch_size = 0  # bytes that the transport's batch is charged
-        # Bytes waiting to be written at which reading stops, even if a task waits for something it brings.
-        options = options_of(ws)
-        self._hard_mark = options.send_high_water + options.max_queue_bytes
         self.route: Callable[[Packet, int], bool] | None = None
         self.on_notification: Callable[[Request, int], bool] | None = None
         self.on_over: Callable[[], None] | None = None
@@ -255,6 +251,7 @@ class RPCSession:
                 return
             else:
                 self._owner_parked = True
+                self._owner_wake = self._owner_wake or Notification()
                 try:
                     await self._owner_wake.wait()
                 finally:
@@ -279,9 +276,10 @@ class RPCSession:
         self.outgoing.end()
         transport.ledger.held -= self._batch_size
         transport.batch, self._batch_size = (), 0
-        self._owner_wake.notify_all()
+        if self._owner_wake is not None:
+            self._owner_wake.notify_all()
         self.delivery.end()
-        transport.progress.notify_all()
+        transport.notify_progress()
         if self.on_over is not None:
             on_over, self.on_over = self.on_over, None  # break the reference cycle
             on_over()
@@ -338,7 +336,7 @@ class RPCSession:
         """Let another task continue the read loop, because a call waits in this one."""
         if self.transport.over or self.reader_driven:
             return
-        if self._owner_parked:
+        if self._owner_parked and self._owner_wake is not None:
             self._owner_reads = True
             self._owner_wake.notify_all()
         else:
@@ -484,7 +482,7 @@ class RPCSession:
             self.ended()
         else:
             self.state_changed()
-            self.transport.progress.notify_all()
+            self.transport.notify_progress()
 
     def state_changed(self) -> None:
         """The connection has started to close. A task reads from now on, because it can wait."""
@@ -501,7 +499,9 @@ class RPCSession:
             return False  # `pressed`, without a call, since this is so after nearly every packet
         if self.transport.closing.state == CLOSED:
             return False
-        return not self.outgoing.needs_reading or queued >= self._hard_mark
+        # With so much, reading stops even if a task waits for something that it brings.
+        hard_mark = transport.high_water + transport.options.max_queue_bytes
+        return not self.outgoing.needs_reading or queued >= hard_mark
 
     async def _wait_until_less_is_held(self) -> None:
         transport = self.transport

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trio_ws.codecs.base import Codec
     from trio_ws.websocket._notify import Notification
     from trio_ws.websocket.connection import WebSocket
+    from trio_ws.websocket.write_buffer import WriteBuffer
 
 __all__ = ["PacketTransport", "ReadDemand", "SessionControl"]
 
@@ -45,18 +46,18 @@ class ReadDemand:
     """Counts the tasks that wait for something that only reading can bring. Calls are not counted here.
 
     Args:
-        progress: notified when another task begins to wait.
+        write_buffer: its ``writable`` is notified when another task begins to wait.
     """
 
-    __slots__ = ("_progress", "count")
+    __slots__ = ("_write_buffer", "count")
 
-    def __init__(self, progress: Notification) -> None:
+    def __init__(self, write_buffer: WriteBuffer) -> None:
         self.count = 0
-        self._progress = progress
+        self._write_buffer = write_buffer
 
     def __enter__(self) -> None:
         self.count += 1
-        self._progress.notify_all()
+        self._write_buffer.notify_writable()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -74,8 +75,6 @@ class PacketTransport:
         ledger: accounts for the bytes that are held for the other side.
         measured: decoded size in bytes of the current packet, if it was large enough to be measured; else 0.
         batch: members of a received batch that were not handled yet.
-        progress: notified when less is held, when less waits to be written, and when reading is needed.
-        read_demand: a context manager around a wait for something that only reading can bring.
         closing, reader, receive_buffer, write_buffer, liveness, options: those of the WebSocket.
         high_water: bytes in ``write_buffer`` from which on senders wait (``send_high_water``).
         may_call: whether the other side accepts calls.
@@ -84,6 +83,7 @@ class PacketTransport:
     """
 
     __slots__ = (
+        "_read_demand",
         "batch",
         "closing",
         "codec",
@@ -98,8 +98,6 @@ class PacketTransport:
         "options",
         "over",
         "plain_calls",
-        "progress",
-        "read_demand",
         "reader",
         "receive_buffer",
         "session",
@@ -119,8 +117,7 @@ class PacketTransport:
         self.measured = 0
         self.batch: deque[Value] | tuple[()] = ()
         self.high_water = self.options.send_high_water
-        self.progress = self.write_buffer.writable
-        self.read_demand = ReadDemand(self.progress)
+        self._read_demand: ReadDemand | None = None
         self.set_codec(codec)
 
     def set_codec(self, codec: Codec) -> None:
@@ -132,6 +129,27 @@ class PacketTransport:
         self.supports_extensions = codec.supports_extensions
         self.may_call = codec.peer_accepts_calls or is_client(self.ws)
         self.opcode = BINARY if codec.binary else TEXT
+
+    @property
+    def progress(self) -> Notification:
+        """Notified when less is held, when less waits to be written, and when reading is needed."""
+        return self.write_buffer.writable
+
+    def notify_progress(self) -> None:
+        """Notify the tasks that wait for `progress`."""
+        self.write_buffer.notify_writable()
+
+    @property
+    def read_demand(self) -> ReadDemand:
+        """A context manager around a wait for something that only reading can bring."""
+        if self._read_demand is None:
+            self._read_demand = ReadDemand(self.write_buffer)
+        return self._read_demand
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a task waits in `read_demand`."""
+        return self._read_demand is not None and self._read_demand.count > 0
 
     # -- memory -------------------------------------------------------------------------------------
 
@@ -155,7 +173,7 @@ class PacketTransport:
         was_full = ledger.held >= ledger.max_held
         ledger.held -= size
         if was_full:
-            self.progress.notify_all()
+            self.notify_progress()
 
     # -- sending ------------------------------------------------------------------------------------
 

@@ -483,7 +483,6 @@ class ClientTasks:
             trailing=trailing,
         )
         if found is not None:
-            ws.path_params = found.path_params
             routed(request, found.path_params)
         return ws, target
 

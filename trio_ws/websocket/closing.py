@@ -213,7 +213,7 @@ class ClosingHandshake:
         write_buffer.flush()
         write_buffer.write_control(CLOSE, close_payload(code, reason), last=last)
         self._state_changed()
-        write_buffer.writable.notify_all()
+        write_buffer.notify_writable()
         return True
 
     # -- the peer's Close frame, and protocol violations --------------------------------------------

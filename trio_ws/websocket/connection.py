@@ -100,9 +100,6 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         ConnectionClosedError: raised by every method that needs an open connection, after the peer has closed
             it or it was lost. It is a `trio.BrokenResourceError`, and after our own `close` also a
             `trio.ClosedResourceError`.
-
-    Attributes:
-        path_params: the path parameters of the route; empty without a route.
     """
 
     __slots__ = (
@@ -125,7 +122,6 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         "_threshold",
         "_transport",
         "_write_buffer",
-        "path_params",
     )
 
     def __init__(
@@ -148,7 +144,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._receive_buffer = receive_buffer = ReceiveBuffer(options, client=client)
         self._write_buffer = write_buffer = self._make_write_buffer(transport, runtime)
         self._closing = closing = ClosingHandshake(self, receive_buffer, write_buffer, options, client=client)
-        write_buffer.on_broken = closing.write_failed
+        write_buffer.closing = closing
         self._reader = Reader(self, transport, receive_buffer, closing, runtime)
         self._liveness = Liveness(receive_buffer, write_buffer, closing)
         # The opening handshake.
@@ -156,7 +152,6 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._request = request
         self._subprotocol: str | None = None
         self._response_headers: Headers | None = None
-        self.path_params: JSONObject = {}
         # Sending.
         self._deflate: PerMessageDeflate | None = None
         self._threshold = 0  # the smallest payload that is compressed
@@ -1019,6 +1014,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     def request(self) -> Request:
         """The client's opening request."""
         return self._request
+
+    @property
+    def path_params(self) -> JSONObject:
+        """The path parameters of the route; empty without a route."""
+        return self._request.path_params
 
     @property
     def path(self) -> str:

@@ -96,9 +96,8 @@ class Liveness:
         Returns:
             Whether a pong answered the ping of keepalive.
         """
-        events, frames.events = frames.events, []
         kept_alive = False
-        for event in events:
+        for event in frames.take_events():
             if isinstance(event, Ping):
                 if self.closing.state == OPEN:
                     self._write_buffer.write_control(PONG, event.payload, pong=True)

@@ -32,8 +32,6 @@ from trio_ws.websocket.sockets import (
 from trio_ws.websocket.tls import TLS_STREAMS, tls_info
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trio_ws._types import SocketAddress
     from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.delivery import Delivery
@@ -98,9 +96,7 @@ class SocketTransport:
         "_sock",
         "fd",
         "peer_address",
-        "recv_now",
         "remote_address",
-        "send_now",
         "waited_for",
     )
 
@@ -122,10 +118,6 @@ class SocketTransport:
                 sock.close()  # the peer has reset it
                 raise
         self.remote_address = self.peer_address = remote_address
-        # The socket's own methods: a def around one would cost a tenth of the call. Their callers know
-        # BlockingIOError as "nothing now".
-        self.recv_now: Callable[[int], bytes] = sock.recv
-        self.send_now: Callable[[bytes | memoryview], int] = sock.send
 
     @property
     def local_address(self) -> SocketAddress:
@@ -165,6 +157,12 @@ class SocketTransport:
 
     def delivery(self) -> Delivery | None:
         return delivery_of(self._sock)
+
+    def recv_now(self, size: int) -> bytes:
+        return self._sock.recv(size)
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        return self._sock.send(data)
 
     def send_last_now(self, data: bytes) -> int:
         # Linux then puts the data and the end of the stream, which follows at once, into one packet.
@@ -326,6 +324,7 @@ class StreamTransport:
 
 #: The transport of a WebSocket. Both classes have the same methods:
 #:
+#: - ``recv_now`` of a socket reads without waiting. It raises BlockingIOError if nothing is there.
 #: - ``send_now`` and ``send_pair_now`` send as much as possible without waiting, the second at most
 #:   ``SEND_SIZE`` of a payload. They raise BlockingIOError if that is nothing.
 #: - ``direct``: whether others may read from, and write to, its descriptor ``fd`` as well, see _accel.py.

@@ -44,6 +44,24 @@ _FLUSH_AT = 65536
 _CONTROL_ROOM = 2048
 
 
+#: The parts of all write buffers that are empty. Nothing is ever added to it.
+_NO_PARTS: list[bytes | memoryview | DeferredFrame] = []
+
+
+class WriteObserver(Protocol):
+    """The closing handshake of the connection."""
+
+    def write_failed(self, cause: BaseException) -> None:
+        """Called once, with the cause, when writing has failed."""
+
+
+class DrainObserver(Protocol):
+    """A subscriber of channels."""
+
+    def drained(self) -> None:
+        """Called when a socket that was full has accepted everything."""
+
+
 class WriteRuntime(Protocol):
     """The attributes of a runtime that a write buffer uses (see runtime.py)."""
 
@@ -66,7 +84,7 @@ class WriteBuffer:
         client: the same.
         whole: `UNFRAMED` if messages are written without frames (see hosting/websocket.py), otherwise None.
         transport: the transport, with frame logging if that is enabled.
-        on_broken: called once, with the cause, when writing has failed.
+        closing: the closing handshake, which is told when writing has failed; None after the end.
         fast_send_limit: the high-water mark on an open, uncompressed connection of a server that is not
             sending a fragmented message; otherwise 0. It replaces five checks in `WebSocket.send` by one.
         size: the number of bytes that wait.
@@ -75,8 +93,7 @@ class WriteBuffer:
         progressed: whether bytes were written since this was last set to False.
         bytes_sent: the number of bytes that the peer may have received, of all that were ever added. The sum
             of this and `size` at the time when a frame was added shows later whether that frame was sent.
-        writable: notified whenever bytes of a full buffer were written, and at the end.
-        on_drained: called when a socket that was full has accepted everything.
+        subscriber: told when a socket that was full has accepted everything; None without one.
     """
 
     whole: Unframed | None = None
@@ -90,26 +107,26 @@ class WriteBuffer:
         "_parts",
         "_runtime",
         "_when_empty",
+        "_writable",
         "broken",
         "bytes_sent",
         "client",
+        "closing",
         "fast_send_limit",
         "flush_scheduled",
-        "on_broken",
-        "on_drained",
         "progressed",
         "size",
+        "subscriber",
         "transport",
-        "writable",
     )
 
     def __init__(self, transport: Transport, runtime: WriteRuntime, *, client: bool = False) -> None:
         self.transport = transport
         self.client = client
         self._runtime = runtime
-        self.on_broken: Callable[[BaseException], None] | None = None
+        self.closing: WriteObserver | None = None
         self.fast_send_limit = 0
-        self._parts: list[bytes | memoryview | DeferredFrame] = []
+        self._parts: list[bytes | memoryview | DeferredFrame] = _NO_PARTS
         self._has_deferred = False  # some of these are not made yet
         self.flush_scheduled = False
         self._draining = False
@@ -117,12 +134,24 @@ class WriteBuffer:
         self._control = 0
         self._latest_pong: bytes | None = None
         self._when_empty: Callable[[], None] | None = None  # called once all is written
-        self.on_drained: Callable[[], None] | None = None
+        self.subscriber: DrainObserver | None = None
         self.size = 0
         self.broken = False
         self.progressed = False
         self.bytes_sent = 0
-        self.writable = Notification()
+        self._writable: Notification | None = None  # made when it is first used
+
+    @property
+    def writable(self) -> Notification:
+        """Notified whenever bytes of a full buffer were written, and at the end."""
+        if self._writable is None:
+            self._writable = Notification()
+        return self._writable
+
+    def notify_writable(self) -> None:
+        """Notify the tasks that wait for `writable`."""
+        if self._writable is not None:
+            self._writable.notify_all()
 
     @property
     def blocked(self) -> bool:
@@ -197,7 +226,10 @@ class WriteBuffer:
 
     def buffer(self, frame: bytes | DeferredFrame) -> None:
         """Send a frame with others of this burst: at the next `flush`, at the latest in this round."""
-        self._parts.append(frame)
+        if self._parts:
+            self._parts.append(frame)
+        else:
+            self._parts = [frame]
         self.size += len(frame)
         if self.flush_scheduled:
             if self.size > _FLUSH_AT:
@@ -245,7 +277,7 @@ class WriteBuffer:
             self._drain_soon()
             return
         data = b"".join(parts)  # type: ignore[arg-type]  # none of them is late
-        parts.clear()
+        self._parts = _NO_PARTS
         self.size = 0
         self.write(data)
         if not self.broken:
@@ -270,23 +302,26 @@ class WriteBuffer:
         """Drop waiting data at the end of the connection. Returns the bytes after those being written."""
         unsent = b"" if self._mid_batch or self._has_deferred else b"".join(self._parts)  # type: ignore[arg-type]
         self.broken = True
-        self.on_drained = None
-        self.on_broken = None  # break the reference cycle
-        self._parts.clear()
+        self.subscriber = None
+        self.closing = None  # break the reference cycle
+        self._parts = _NO_PARTS
         self.size = 0
-        self.writable.notify_all()
+        self.notify_writable()
         return unsent
 
     def _append(self, frame: bytes | memoryview) -> None:
         if not self.broken:
-            self._parts.append(frame)
+            if self._parts:
+                self._parts.append(frame)
+            else:
+                self._parts = [frame]
             self.size += len(frame)
 
     def _break(self, cause: BaseException) -> None:
-        on_broken = self.on_broken
+        closing = self.closing
         self.discard()
-        if on_broken is not None:
-            on_broken(cause)
+        if closing is not None:
+            closing.write_failed(cause)
 
     def _drain_soon(self) -> None:
         self._draining = True
@@ -299,7 +334,7 @@ class WriteBuffer:
         transport = self.transport
         try:
             while self._parts:
-                parts, self._parts, self._has_deferred = self._parts, [], False
+                parts, self._parts, self._has_deferred = self._parts, _NO_PARTS, False
                 self._control = 0
                 batches = _batches(parts)
                 for batch in batches:
@@ -320,7 +355,7 @@ class WriteBuffer:
                         self.bytes_sent += sent - unsure
                         self.size -= sent
                         self.progressed = True
-                        self.writable.notify_all()
+                        self.notify_writable()
                 self._mid_batch = False
                 if self._latest_pong is not None:
                     self._append(self._latest_pong)
@@ -334,8 +369,8 @@ class WriteBuffer:
             self._draining = False
         if self._when_empty is not None:
             self._when_empty()
-        elif self.on_drained is not None:
-            self.on_drained()
+        elif self.subscriber is not None:
+            self.subscriber.drained()
 
     async def _make(self, late: DeferredFrame) -> memoryview:
         self._mid_batch = True  # the frames behind it make no sense without it
@@ -353,7 +388,10 @@ def buffer_many(write_buffers: Iterable[WriteBuffer], frame: bytes) -> None:
     size = len(frame)
     runtime: WriteRuntime | None = None
     for write_buffer in write_buffers:
-        write_buffer._parts.append(frame)
+        if write_buffer._parts:
+            write_buffer._parts.append(frame)
+        else:
+            write_buffer._parts = [frame]
         write_buffer.size += size
         if write_buffer.flush_scheduled:
             if write_buffer.size > _FLUSH_AT:
