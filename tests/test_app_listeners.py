@@ -25,6 +25,7 @@ from trio_ws import (
     connect,
 )
 from trio_ws.websocket import epoll_reader
+from trio_ws.websocket.internals import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -40,6 +41,10 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     kind: str = request.param
     monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0 if kind == "the shared reader" else 1000)
     return kind
+
+
+#: The text "a" from a client.
+TEXT_A = b"\x81\x81\0\0\0\0a"
 
 
 def port_of(server: WebSocketServer) -> int:
@@ -221,14 +226,13 @@ async def test_an_idle_connection_has_no_task(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0)
     app = App()
     app.listener("/")(text)
-    frame = b"\x81\x81\0\0\0\0a"  # the text "a"
     async with serving(app) as server, AsyncExitStack() as stack:
         before = None
         for _ in range(20):
             stream = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port_of(server)))
             await stream.send_all(request())
             assert status_of(await stream.receive_some()) == 101
-            await stream.send_all(frame)
+            await stream.send_all(TEXT_A)
             assert await stream.receive_some() == b"\x81\x01a"
             await wait_all_tasks_blocked()
             before = before or len(all_tasks())
@@ -333,6 +337,38 @@ async def test_nothing_is_handled_for_a_peer_that_does_not_read(reader: str) -> 
             for _ in range(count):
                 assert len(await ws.receive_bytes()) == 64 * 1024
         assert handled == count
+
+
+async def test_the_next_message_is_read_while_a_reply_waits(
+    monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 1000)
+    app = App()
+    handled = []
+
+    @app.listener("/")
+    def much(ws: WebSocket, data: str) -> bytes:
+        handled.append(ws)
+        return bytes(32 * 1024 * 1024)
+
+    async with (
+        serving(app, options=Options(compression=False)) as server,
+        await trio.open_tcp_stream("127.0.0.1", port_of(server)) as stream,
+    ):
+        await stream.send_all(request())
+        assert status_of(await stream.receive_some()) == 101
+        await stream.send_all(TEXT_A)
+        while not handled:
+            await trio.lowlevel.checkpoint()
+        await stream.send_all(TEXT_A)
+        # The clock stands still, so that no other task helps with reading.
+        for _ in range(10_000):
+            await trio.lowlevel.checkpoint()
+            if parts_of(handled[0]).receive_buffer.messages:
+                break
+        assert len(handled) == 1
+        assert parts_of(handled[0]).write_buffer.blocked
+        assert list(parts_of(handled[0]).receive_buffer.messages) == ["a"]
 
 
 # -- the ends ---------------------------------------------------------------------------------------

@@ -71,9 +71,9 @@ __all__ = ["MessageListener"]
 logger = logger_for("trio_ws.app")
 
 #: Bytes of messages after which other tasks run, and the bytes that each message counts in addition to its
-#: own.
-_YIELD_EVERY = 64 * 1024
-_MESSAGE_COST = 1024
+#: own: 64 small messages, or four of 64 KiB.
+_YIELD_EVERY = 256 * 1024
+_MESSAGE_COST = 4096
 #: Larger messages are sent without joining their header to them.
 _LARGE = 48 * 1024
 
@@ -395,10 +395,11 @@ class ListenerSession:
                     return
                 if not is_innermost(worker.scope):
                     raise RuntimeError("the listener left a cancel scope open")
-                if self._has_no_room:
-                    await wait_for_room(ws)
-                elif self._receive_buffer.messages:
-                    await checkpoint()  # let other tasks run
+                if self._receive_buffer.messages:
+                    if self._has_no_room:
+                        await wait_for_room(ws)
+                    else:
+                        await checkpoint()  # let other tasks run
                 elif self._delegate():
                     return
                 elif not await wait_for_message():
