@@ -80,3 +80,25 @@ def test_in_python_the_tests_of_frames_pass_too() -> None:
     # Fewer examples, because test_accel.py compares both implementations.
     out = python(*command, pure="1", TRIO_WS_TEST_EXAMPLES=str(FACTOR / 4))
     assert " passed" in out
+
+
+@pytest.mark.skipif(IMPLEMENTATION == "python", reason="the extension was not built, or TRIO_WS_PURE is set")
+@pytest.mark.parametrize("interface", ["extension.INTERFACE = -1", "del extension.INTERFACE"])
+def test_an_extension_of_another_version_is_not_used(interface: str) -> None:
+    # Before trio_ws is imported, so that its modules meet this one.
+    code = f"""
+import importlib.util, sys, sysconfig, warnings
+name = "trio_ws.protocol._speedups"
+file = {str(ROOT)!r} + "/trio_ws/protocol/_speedups" + sysconfig.get_config_var("EXT_SUFFIX")
+spec = importlib.util.spec_from_file_location(name, file)
+extension = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(extension)
+{interface}
+sys.modules[name] = extension
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import trio_ws.protocol.masking as masking
+print(masking.IMPLEMENTATION, *[str(warning.message).split(" ", 1)[1] for warning in caught])
+"""
+    said = python("-c", code, pure="0")
+    assert said == "python was built from another version of trio_ws and is not used; install trio_ws again\n"

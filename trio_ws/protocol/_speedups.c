@@ -792,11 +792,17 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
+   an older source is then not used. */
+#define INTERFACE 1
+
 static int
 module_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
 
+    if (PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0)
+        return -1;
     state->append = PyUnicode_InternFromString("append");
     return state->append == NULL ? -1 : 0;
 }

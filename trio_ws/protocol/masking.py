@@ -51,11 +51,20 @@ def python_mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
     return bytes(masked)
 
 
-#: The extension, or None if it is missing or disabled.
+#: What this version of the package calls in the extension; the extension has the same number.
+_INTERFACE = 1
+#: The extension, or None if it is missing, disabled, or was built from another version of its source.
 extension: ModuleType | None = None
 if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
     with suppress(ImportError):
         from trio_ws.protocol import _speedups as extension
+if extension is not None and getattr(extension, "INTERFACE", None) != _INTERFACE:
+    warnings.warn(
+        f"{extension.__file__} was built from another version of trio_ws and is not used; install trio_ws again",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    extension = None
 
 #: The implementation in use: "c" or "python".
 IMPLEMENTATION = "python" if extension is None else "c"
