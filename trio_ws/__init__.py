@@ -60,6 +60,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         closing.py           the states of a connection, and the closing handshake
         liveness.py          control frames of one connection, and signs that its peer is alive
         keepalive.py         the detection of lost peers, for all connections
+        fair_turn.py         the time that a task may use which works for many connections
         readers.py           the ways in which a connection is read
         epoll_reader.py      the shared reader of many plain sockets (Linux)
         disconnect_watch.py  noticing that a client disconnects before it is accepted

@@ -20,6 +20,8 @@ import pytest
 import trio
 import trio.testing
 
+from tests.adversary.hostile import call, opening
+from tests.adversary.process import upgrade
 from tests.support.inspect import abort, read_by_epoll, reading_stopped, transport_of, waiting_messages
 from tests.support.serving import all_tasks, echo, serving
 from tests.support.watching import DEFLATE, deflated, until
@@ -27,7 +29,7 @@ from trio_ws import App, Options, WebSocketClient, WebSocketHandler, connect, rp
 from trio_ws.protocol.frames import BINARY, FIN, PING, RSV1
 from trio_ws.protocol.framing import masked_frame
 from trio_ws.testing import RawPeer
-from trio_ws.websocket import epoll_reader
+from trio_ws.websocket import epoll_reader, fair_turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -53,11 +55,28 @@ def _all_share(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     opened.clear()
 
 
+@pytest.fixture
+def no_longer_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader does the minimum in each turn, however much time other tasks use."""
+    monkeypatch.setattr(fair_turn, "MAX_TURN", 0.0)
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts the rounds of the scheduler."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
 class Api(WebSocketHandler):
     """Methods that return immediately, and some that wait."""
 
     def __init__(self) -> None:
         self.go_on = trio.Event()
+        self.waiting = self.added = 0
         self.left_open: trio.CancelScope | None = None
         self.ended: list[str] = []
         self.pair: tuple[socket.socket, socket.socket] | None = None
@@ -67,10 +86,12 @@ class Api(WebSocketHandler):
 
     @rpc_method()
     def add(self, connection: ClientConnection[Any], a: int, b: int) -> int:
+        self.added += 1
         return a + b
 
     @rpc_method()
     async def wait(self, connection: ClientConnection[Any]) -> str:
+        self.waiting += 1
         await self.go_on.wait()
         return VARIABLE.get()
 
@@ -143,6 +164,18 @@ async def raw_client(server: WebSocketServer) -> socket.socket:
     return sock
 
 
+@asynccontextmanager
+async def rpc_clients(server: WebSocketServer, count: int) -> AsyncIterator[list[socket.socket]]:
+    """Open plain sockets that speak trio-ws.v1."""
+    socks = []
+    for _ in range(count):
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await upgrade(stream, opening("/", subprotocol="trio-ws.v1"))
+        socks.append(socket.socket(fileno=stream.socket.detach()))
+    opened.extend(socks)
+    yield socks
+
+
 def fill(sock: socket.socket, data: bytes = FRAME * 1000) -> int:
     """Send as much as possible without waiting."""
     sent = 0
@@ -191,6 +224,7 @@ async def test_a_flood_does_not_delay_other_connections() -> None:
             assert 0 < steps.count <= 6  # a spinning reader would take many steps
 
 
+@pytest.mark.usefixtures("no_longer_turns")
 async def test_one_step_reads_only_so_much() -> None:
     """Many connections with a lot of data do not keep other tasks from running."""
 
@@ -346,6 +380,46 @@ async def test_a_call_that_waits_takes_the_task_and_others_go_on() -> None:
     assert results == ["unset"] * 3
 
 
+async def test_calls_that_wait_start_in_a_few_rounds() -> None:
+    """Each of these methods takes a task away from the reader. The others do not wait for that one by one."""
+    api = Api()
+    async with serving(api) as server, rpc_clients(server, 60) as socks:
+        rounds = Rounds()
+        trio.lowlevel.add_instrument(rounds)
+        for sock in socks:
+            sock.send(call("wait", call_id="1"))
+        await until(lambda: api.waiting == len(socks))
+        trio.lowlevel.remove_instrument(rounds)
+        assert rounds.count <= 15
+        api.go_on.set()
+
+
+async def test_the_reader_gets_its_share_of_a_busy_processor() -> None:
+    """If the rounds are long because other tasks work, the reader does more than its minimum in each."""
+    api = Api()
+    async with serving(api) as server, rpc_clients(server, 60) as socks, trio.open_nursery() as nursery:
+        packet = b"".join(call("add", 1, 2, call_id=str(number)) for number in range(50))
+        minimum = len(socks) * 50 * epoll_reader.MESSAGE_COST // epoll_reader.BYTES_PER_TURN  # of rounds
+
+        async def work() -> None:
+            while True:
+                sum(range(100_000))
+                await trio.lowlevel.checkpoint()
+
+        for _ in range(10):
+            nursery.start_soon(work)
+        await trio.lowlevel.checkpoint()
+        rounds = Rounds()
+        trio.lowlevel.add_instrument(rounds)
+        for sock in socks:
+            sock.send(packet)
+        await until(lambda: api.added == len(socks) * 50)
+        trio.lowlevel.remove_instrument(rounds)
+        assert minimum > 20
+        assert rounds.count <= minimum // 2
+        nursery.cancel_scope.cancel()
+
+
 async def test_no_context_variable_goes_from_one_connection_into_another() -> None:
     api = Api()
     api.go_on.set()
@@ -480,6 +554,7 @@ async def test_large_compressed_messages_are_inflated_in_turns_even_if_not_recei
     assert taken == [128 << 10] * 100
 
 
+@pytest.mark.usefixtures("no_longer_turns")
 async def test_not_all_connections_that_end_at_once_are_ended_in_one_step() -> None:
     async with serving(echo, options=Options(ping_interval=None)) as server:
         for _ in range(40):

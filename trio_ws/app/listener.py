@@ -333,13 +333,18 @@ class ListenerSession:
         if suspended is not None:
             return self._loop(lent, suspended)
         if not self._over and not self._delegate():
-            self._start_loop()
+            self.continue_in_task()
         return close_nurseries("a listener") if lent.task.child_nurseries else None
+
+    def continue_in_task(self) -> None:
+        """Handle messages in a task, until the shared reader continues."""
+        self.reader_driven = False
+        self._pool.start(self._loop)
 
     def state_changed(self) -> None:
         """Handle the start of a close. A task handles the earlier messages, because they may wait."""
         if self.reader_driven and self._receive_buffer.messages:
-            self._start_loop()
+            self.continue_in_task()
 
     def connection_lost(self) -> None:
         """Handle the end of the transport. Messages before the peer's Close frame are still handled."""
@@ -361,10 +366,6 @@ class ListenerSession:
             self._closing = (code, reason)
 
     # -- handling messages --------------------------------------------------------------------------
-
-    def _start_loop(self) -> None:
-        self.reader_driven = False
-        self._pool.start(self._loop)
 
     def _delegate(self) -> bool:
         """Let the shared reader continue, if it reads this connection and no message or close is pending."""

@@ -3,7 +3,7 @@
 The task visits a channel's connections one after the other. Each connection gets all its unsent messages as
 one buffer, which it shares with neighbours that miss the same messages. A burst therefore costs one system
 call per connection and round, not one per message, which makes a channel cheaper than a loop of sends. The
-task yields to other tasks after every few connections.
+task yields to other tasks after every few connections, or later if these need more time: see `FairTurn`.
 
 Invariants:
 
@@ -20,7 +20,7 @@ from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trio.lowlevel import checkpoint, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws.channels.channel import PositionNotice
 from trio_ws.codecs.base import Position
@@ -30,6 +30,7 @@ from trio_ws.protocol.framing import Unframed
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.deferred_frame import DeferredFrame
+from trio_ws.websocket.fair_turn import FairTurn
 from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.internals import deflate_of
 
@@ -137,27 +138,29 @@ class FanoutWriter:
     @enable_ki_protection
     async def run(self) -> None:
         """Start a round whenever something was published. One such task runs per server of the hub."""
+        turn = FairTurn()
         while True:
             if not self._dirty and not self._ready:
                 await self._work_arrived.wait()
+                turn.begin()
             row = 0
             while self._ready:
                 self._write_backlog(self._ready.popitem()[0])  # a local variable would keep it alive
-                row = await _yield_after(row + 1)
+                row = await _yield_after(row + 1, turn)
             if self._dirty:
                 channel = next(iter(self._dirty))
                 del self._dirty[channel]
-                await self._run_round(channel, row)
+                await self._run_round(channel, row, turn)
 
-    async def _run_round(self, channel: Channel, row: int) -> None:
+    async def _run_round(self, channel: Channel, row: int, turn: FairTurn) -> None:
         try:
             for work in self._round(channel):
-                row = await _yield_after(row + work)
+                row = await _yield_after(row + work, turn)
         except BaseException:
             self._dirty[channel] = None  # for the fan-out task of another server
             self._work_arrived.notify_all()
             raise
-        await _yield_after(_ROW)  # yield, so that a busy publisher does not starve other channels
+        await turn.let_others_run()  # so that a busy publisher does not starve other channels
 
     def flush_now(self, channel: Channel) -> None:
         """Write to all connections of a channel without yielding."""
@@ -481,9 +484,10 @@ def _merge_notices(before: PositionNotice | None, entry: PublishedMessage) -> Po
     return PositionNotice(entry.channel, entry.position, missing)
 
 
-async def _yield_after(row: int) -> int:
+async def _yield_after(row: int, turn: FairTurn) -> int:
     """Yield to other tasks after a row of connections, and return the new length of the row."""
     if row < _ROW:
         return row
-    await checkpoint()
+    if not turn.may_continue():
+        await turn.let_others_run()
     return 0

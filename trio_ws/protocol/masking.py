@@ -60,7 +60,8 @@ if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
         from trio_ws.protocol import _speedups as extension
 if extension is not None and getattr(extension, "INTERFACE", None) != _INTERFACE:
     warnings.warn(
-        f"{extension.__file__} was built from another version of trio_ws and is not used; install trio_ws again",
+        f"{extension.__file__} was built from another version of trio_ws and is not used; "
+        "install trio_ws again",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -484,11 +484,15 @@ class RPCSession:
             self.state_changed()
             self.transport.notify_progress()
 
+    def continue_in_task(self) -> None:
+        """Called by the shared reader. A task handles what came, and reads until the shared reader can."""
+        self.reader_driven = False
+        self.hand_off_read_loop()
+
     def state_changed(self) -> None:
         """The connection has started to close. A task reads from now on, because it can wait."""
         if self.reader_driven:
-            self.reader_driven = False
-            self.hand_off_read_loop()
+            self.continue_in_task()
 
     @property
     def _holds_enough(self) -> bool:

@@ -26,8 +26,9 @@ mostly done so by then, and a wait costs three times as much as a poll. When tha
 
 Invariants:
 
-- In one step, that is without letting other tasks run, each connection is read once, and at most
-  `CONNECTIONS_PER_TURN` of them, or as many as bring `BYTES_PER_TURN`.
+- In one step, that is without letting other tasks run, at most `CONNECTIONS_PER_TURN` connections are read
+  once each, or as many as bring `BYTES_PER_TURN`. If the other tasks need more time than that, this is done
+  again: see `FairTurn`.
 - Pending input of a connection is parsed before anything more is read from it.
 - Each connection in here is read by ``EPOLL`` or ``FULL_EPOLL`` as long as it lives: its tasks only wait.
 - A descriptor is unregistered before it is closed, because the kernel reuses its number at once.
@@ -50,6 +51,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 from trio_ws.protocol._accel import receive_frame
 from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
 from trio_ws.systems import HAS_EPOLL
+from trio_ws.websocket.fair_turn import FairTurn
 from trio_ws.websocket.readers import FULL_EPOLL
 from trio_ws.websocket.transport import POLLS_TO_SKIP, READ_SIZE
 
@@ -97,6 +99,7 @@ class EpollReader:
         self._ready: deque[int] = deque()  # descriptors to read from in this round
         self._unfinished: dict[int, None] = {}  # descriptors with pending input
         self._polls_to_skip = 0  # waits for the epoll that come without a poll before
+        self._turn = FairTurn()
         self._running = False
         self._respawned = False  # the last reading task was cancelled, and the next has not begun
 
@@ -165,6 +168,10 @@ class EpollReader:
         assert self._epoll is not None
         poll, fileno = self._epoll.poll, self._epoll.fileno()
         ready, unfinished, connections = self._ready, self._unfinished, self._connections
+        turn = self._turn
+        turn.begin()
+        if ready:
+            await self._read_for_tasks()
         direct = False  # a message of this round was handled here, and mostly answered
         while True:
             if not ready and unfinished:
@@ -191,6 +198,7 @@ class EpollReader:
                     self._polls_to_skip -= 1
                     await wait_readable(fileno)
                     ready.extend([fd for fd, _ in poll(0, CONNECTIONS_PER_TURN)])
+                turn.begin()
             left = BYTES_PER_TURN
             while ready and left > 0:
                 fd = ready.popleft()
@@ -237,9 +245,39 @@ class EpollReader:
                 if ledger.received >= ledger.max_received and connection.stop_if_full():
                     self._epoll.unregister(fd)
                 if going_on is not None:
+                    turn.end()
                     return going_on
-            if ready or unfinished:
-                await checkpoint()
+            if (ready or unfinished) and not turn.may_continue():
+                await turn.let_others_run()
+
+    async def _read_for_tasks(self) -> None:
+        """Read from the rest of a round that a waiting method has cut short.
+
+        One more such method would cut it short again, so that a busy server would start one of them in each
+        round of the scheduler, whatever the number of connections. So tasks of their own handle what is read.
+        """
+        turn, ready = self._turn, self._ready
+        left = BYTES_PER_TURN
+        while ready:
+            fd = ready.popleft()
+            connection = self._connections.get(fd)
+            if connection is None or connection.by is FULL_EPOLL:
+                continue
+            left -= self._read(connection, fd)
+            observer = connection.observer
+            if observer is not None and observer.reader_driven and connection.receive_buffer.messages:
+                observer.continue_in_task()
+            self._stop_if_full(connection, fd)
+            if left <= 0:
+                left = BYTES_PER_TURN
+                if not turn.may_continue():
+                    await turn.let_others_run()
+
+    def _stop_if_full(self, connection: Reader, fd: int) -> None:
+        ledger = connection.receive_buffer.ledger
+        if ledger.received >= ledger.max_received and connection.stop_if_full():
+            assert self._epoll is not None
+            self._epoll.unregister(fd)
 
     def _read(self, connection: Reader, fd: int) -> int:
         """Read once. Returns the amount of work, in bytes."""

@@ -89,6 +89,9 @@ class ConnectionObserver(Protocol):
             None, or an awaitable that continues in the reader's task.
         """
 
+    def continue_in_task(self) -> None:
+        """Called by the shared reader instead of `data_received`, so that a task handles what has arrived."""
+
     def state_changed(self) -> None:
         """The state has changed."""
 

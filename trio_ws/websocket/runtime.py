@@ -20,11 +20,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from trio.lowlevel import checkpoint, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.epoll_reader import EpollReader
+from trio_ws.websocket.fair_turn import FairTurn
 from trio_ws.websocket.keepalive import Keepalive
 
 if TYPE_CHECKING:
@@ -97,9 +98,11 @@ class ConnectionRuntime:
 
     @enable_ki_protection
     async def _flush(self) -> None:
+        turn = FairTurn()
         while True:
             if not self.pending_flush:
                 await self._flush_requested.wait()
+                turn.begin()
             write_buffers, self.pending_flush = self.pending_flush, []
             work = 0
             for write_buffer in write_buffers:
@@ -107,7 +110,8 @@ class ConnectionRuntime:
                 write_buffer.flush()
                 if work >= _WORK_IN_A_ROW:
                     work = 0
-                    await checkpoint()
+                    if not turn.may_continue():
+                        await turn.let_others_run()
 
     def connection_idle(self, connection: IdleConnection) -> None:
         """Record that this connection has no reader, and that the monitor does not check it yet."""
