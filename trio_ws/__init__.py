@@ -46,6 +46,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         dialect.py           Dialect: RPC protocols of other authors
         registry.py          the choice of a connection's codec
     websocket/           layer 4   one WebSocket on one trio stream
+        _checkpoint.py       the check for a cancellation, without a coroutine
         _notify.py           notifications for waiting tasks
         message.py           WebSocketMessage
         opening.py           the opening handshake of a server's connection

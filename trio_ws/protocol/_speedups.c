@@ -1,11 +1,12 @@
 /* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, also from and
    to a socket, the size of decoded msgpack, and the packets of plain calls. masking.py, _accel.py and decoded_size.py
-   have the same functions in Python, and use these if they could be built; packets.py reads and writes all packets.
+   have the same functions in Python, and use these if they could be built; packets.py reads and writes all packets,
+   and websocket/_checkpoint.py checks for a cancellation.
 
    Invariants:
 
    - No state is kept between two calls. The only argument that is modified is the container that messages are
-     appended to.
+     appended to; passed_checkpoint counts in trio's task.
    - A descriptor belongs to the caller, who has not closed it.
    - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
      calls of the system do not wait, and move at most as much.
@@ -14,6 +15,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -40,9 +42,24 @@
 #define restrict __restrict
 #endif
 
+/* An attribute of the instances of a class with slots. */
+typedef struct {
+    PyTypeObject *type;
+    Py_ssize_t offset;
+} slot;
+
+/* Those of trio that passed_checkpoint needs: three of a task, one of a cancel status, one of the runner. */
+enum { STATUS, POINTS, RUNNER, CANCELLED, INTERRUPTED, SLOTS };
+
 /* The state of the module, one for each interpreter. */
 typedef struct {
-    PyObject *append; /* "append" */
+    PyObject *append, *task; /* "append", "task" */
+    /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
+    PyObject *context;
+    slot slots[SLOTS];
+    /* The attributes of that object in the thread that asked last. */
+    PyObject *attributes;
+    uint64_t thread;
 } module_state;
 
 /* XOR by 64-bit words, each with the key twice. memcpy makes this independent of alignment and byte order.
@@ -778,7 +795,114 @@ result_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return frame;
 }
 
+/* Look up an attribute of the instances of a class. Return 0 if it has no slot, -1 with an exception. */
+static int
+find_slot(slot *found, PyObject *type, const char *name)
+{
+    PyObject *member;
+    int is_slot;
+
+    if (!PyType_Check(type))
+        return 0;
+    member = PyObject_GetAttrString(type, name);
+    if (member == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
+    is_slot = Py_IS_TYPE(member, &PyMemberDescr_Type) &&
+              ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX;
+    if (is_slot) {
+        found->offset = ((PyMemberDescrObject *)member)->d_member->offset;
+        Py_XSETREF(found->type, (PyTypeObject *)Py_NewRef(type));
+    }
+    Py_DECREF(member);
+    return is_slot;
+}
+
+/* Return the place of the attribute of an object; NULL if that is of another class. */
+static PyObject **
+in_slot(const slot *where, PyObject *object)
+{
+    return object != NULL && Py_IS_TYPE(object, where->type) ? (PyObject **)((char *)object + where->offset) : NULL;
+}
+
+PyDoc_STRVAR(watch_task_doc, "watch_task($module, context, task_type, status_type, runner_type, /)\n--\n\n"
+                             "Return whether passed_checkpoint can be used. See websocket/_checkpoint.py.");
+
+static PyObject *
+watch_task(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    static const char *const names[SLOTS] = {"_cancel_status", "_cancel_points", "_runner", "effectively_cancelled",
+                                             "ki_pending"};
+    static const int owners[SLOTS] = {0, 0, 0, 1, 2};
+    module_state *state = PyModule_GetState(module);
+    int found = 1;
+
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "watch_task() takes a context and three classes");
+        return NULL;
+    }
+#ifdef Py_GIL_DISABLED
+    Py_RETURN_FALSE; /* the state of the module would be shared by threads */
+#endif
+    for (int i = 0; i < SLOTS && found > 0; i++)
+        found = find_slot(&state->slots[i], args[1 + owners[i]], names[i]);
+    Py_CLEAR(state->attributes);
+    if (found > 0)
+        Py_XSETREF(state->context, Py_NewRef(args[0]));
+    else
+        Py_CLEAR(state->context);
+    return found < 0 ? NULL : PyBool_FromLong(found);
+}
+
+/* Return the current task, borrowed; NULL if there is none, or with an exception. The look-up of a thread-local
+   attribute takes longer than all the rest of passed_checkpoint. */
+static PyObject *
+current_task(module_state *state)
+{
+    uint64_t thread = PyThreadState_GetID(PyThreadState_Get());
+
+    if (state->attributes == NULL || state->thread != thread) {
+        Py_XSETREF(state->attributes, PyObject_GetAttrString(state->context, "__dict__"));
+        if (state->attributes == NULL)
+            return NULL;
+        state->thread = thread;
+    }
+    return PyDict_GetItemWithError(state->attributes, state->task);
+}
+
+PyDoc_STRVAR(passed_checkpoint_doc, "passed_checkpoint($module, /)\n--\n\n"
+                                    "See python_passed_checkpoint in websocket/_checkpoint.py.");
+
+static PyObject *
+passed_checkpoint(PyObject *module, PyObject *unused)
+{
+    module_state *state = PyModule_GetState(module);
+    PyObject *task, **status, **runner, **value, **points, *next;
+    long count;
+
+    task = state->context == NULL ? NULL : current_task(state);
+    if (task == NULL)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+    status = in_slot(&state->slots[STATUS], task);
+    runner = in_slot(&state->slots[RUNNER], task);
+    points = in_slot(&state->slots[POINTS], task);
+    if (status == NULL || (value = in_slot(&state->slots[CANCELLED], *status)) == NULL || *value != Py_False ||
+        (value = in_slot(&state->slots[INTERRUPTED], *runner)) == NULL || *value != Py_False || *points == NULL)
+        Py_RETURN_FALSE;
+    count = PyLong_AsLong(*points);
+    next = PyErr_Occurred() ? NULL : PyLong_FromLong(count + 1);
+    if (next == NULL)
+        return NULL;
+    Py_SETREF(*points, next);
+    Py_RETURN_TRUE;
+}
+
 static PyMethodDef methods[] = {
+    {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
+    {"watch_task", (PyCFunction)(void (*)(void))watch_task, METH_FASTCALL, watch_task_doc},
     {"plain_call", plain_call, METH_O, plain_call_doc},
     {"result_frame", (PyCFunction)(void (*)(void))result_frame, METH_FASTCALL, result_frame_doc},
     {"msgpack_size", (PyCFunction)(void (*)(void))msgpack_size, METH_FASTCALL, msgpack_size_doc},
@@ -804,7 +928,8 @@ module_exec(PyObject *module)
     if (PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0)
         return -1;
     state->append = PyUnicode_InternFromString("append");
-    return state->append == NULL ? -1 : 0;
+    state->task = PyUnicode_InternFromString("task");
+    return state->append == NULL || state->task == NULL ? -1 : 0;
 }
 
 static int
@@ -812,8 +937,14 @@ module_clear(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
 
-    if (state != NULL)
+    if (state != NULL) {
+        for (int i = 0; i < SLOTS; i++)
+            Py_CLEAR(state->slots[i].type);
+        Py_CLEAR(state->context);
+        Py_CLEAR(state->attributes);
         Py_CLEAR(state->append);
+        Py_CLEAR(state->task);
+    }
     return 0;
 }
 
@@ -821,6 +952,20 @@ static void
 module_free(void *module)
 {
     module_clear(module);
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    module_state *state = PyModule_GetState(module);
+
+    if (state != NULL) {
+        Py_VISIT(state->context);
+        Py_VISIT(state->attributes);
+        for (int i = 0; i < SLOTS; i++)
+            Py_VISIT(state->slots[i].type);
+    }
+    return 0;
 }
 
 static PyModuleDef_Slot slots[] = {
@@ -840,6 +985,7 @@ static struct PyModuleDef definition = {
     .m_size = sizeof(module_state),
     .m_methods = methods,
     .m_slots = slots,
+    .m_traverse = module_traverse,
     .m_clear = module_clear,
     .m_free = module_free,
 };

@@ -35,6 +35,7 @@ from trio_ws.protocol.framing import frame_pair, make_frame, masked_frame, serve
 from trio_ws.protocol.handshake import offered_subprotocols
 from trio_ws.protocol.http import adapter_of, comma_list
 from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
+from trio_ws.websocket._checkpoint import passed_checkpoint
 from trio_ws.websocket.closing import CLOSED, CLOSING, CONNECTING, OPEN, ClosingHandshake
 from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame
 from trio_ws.websocket.fragmented_message import FragmentedMessage
@@ -86,6 +87,7 @@ _HUGE = 512 * 1024
 _SENDS_IN_A_ROW = 256
 _DIRECT_SEND = 8
 _FINAL_BINARY = FIN | BINARY
+_FINAL_TEXT = FIN | TEXT
 
 _encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
 
@@ -356,12 +358,18 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             if decode or message is None or not isinstance(message.payload, str):
                 return message
             return WebSocketMessage("text", message.payload.encode())
-        # The common cases of _next_message() inline: a message is here, or a single read brings one. This
+        # The common cases of _next_message() inline: messages are here, or a single read brings one. This
         # saves a coroutine for each message, and its memory while a connection is idle. __anext__ has the
         # same code.
-        buffer, reader, closing = self._receive_buffer, self._reader, self._closing
+        buffer = self._receive_buffer
+        messages = buffer.messages
+        if len(messages) > 1 and not buffer.parts_open and passed_checkpoint():
+            # One of several. Only the last one may have to start a reader that has stopped.
+            item = messages.popleft()
+            return WebSocketMessage("text" if type(item) is str else "binary", item)
+        reader, closing = self._reader, self._closing
         by = reader.by
-        if buffer.messages:
+        if messages:
             await checkpoint_if_cancelled()
         elif (
             closing.state == OPEN
@@ -391,9 +399,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         return message
 
     async def __anext__(self) -> WebSocketMessage:
-        buffer, reader, closing = self._receive_buffer, self._reader, self._closing
+        buffer = self._receive_buffer
+        messages = buffer.messages
+        if len(messages) > 1 and not buffer.parts_open and passed_checkpoint():
+            item = messages.popleft()
+            return WebSocketMessage("text" if type(item) is str else "binary", item)
+        reader, closing = self._reader, self._closing
         by = reader.by
-        if buffer.messages:
+        if messages:
             await checkpoint_if_cancelled()
         elif (
             closing.state == OPEN
@@ -576,25 +589,29 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             return
         if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
             data = data.payload
+        first = _FINAL_BINARY
+        if type(data) is str and len(data) < _LARGE:
+            first = _FINAL_TEXT
+            data = data.encode()
         if type(data) is bytes:
             write_buffer = self._write_buffer
             if (
                 write_buffer.size < write_buffer.fast_send_limit
                 and len(data) < _LARGE
                 and self._sends_since_yield < _SENDS_IN_A_ROW
+                and passed_checkpoint()
             ):
                 # The common case of _send() inline, which saves a coroutine.
-                await checkpoint_if_cancelled()
                 if self._receive_buffer.messages:
                     self._sends_since_yield += 1
-                    write_buffer.buffer(whole_frame(_FINAL_BINARY, data, b""))
+                    write_buffer.buffer(whole_frame(first, data, b""))
                     return
                 self._sends_since_yield += _DIRECT_SEND
-                write_buffer.write_frame(_FINAL_BINARY, data)
+                write_buffer.write_frame(first, data)
                 if write_buffer.broken:
                     raise self._closing.closed_error()
                 return
-            await self._send(BINARY, data)
+            await self._send(first & 0x0F, data)
         elif type(data) is str:
             await self._send(
                 TEXT, data.encode() if len(data) <= ENCODED_AT_ONCE else await encode_large(data)
