@@ -6,6 +6,7 @@ object is made, and has a test that reaches it. ``None`` means "no limit" only i
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 import re
@@ -239,7 +240,7 @@ class Options:
     @property
     def held_limit(self) -> int:
         """The effective value of `max_held_bytes`."""
-        return 4 * self.max_queue_bytes if self.max_held_bytes is None else self.max_held_bytes
+        return _four_times(self.max_queue_bytes) if self.max_held_bytes is None else self.max_held_bytes
 
     @property
     def deflate(self) -> Compression | None:
@@ -247,6 +248,12 @@ class Options:
         if isinstance(self.compression, Compression):
             return self.compression
         return Compression() if self.compression else None
+
+
+@functools.lru_cache(maxsize=8)
+def _four_times(size: int) -> int:
+    """Return the same object each time, which all connections keep."""
+    return 4 * size
 
 
 def _host(name: object) -> str:

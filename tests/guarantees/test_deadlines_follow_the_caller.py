@@ -412,7 +412,9 @@ async def test_requests_that_are_held_are_answered_at_their_deadlines(autojump_c
             assert seconds <= trio.current_time() <= seconds + deadlines.TOGETHER
         assert handler.begun == ["work"]
         (connection,) = handler.clients
-        held = connection._live.incoming.deferred._deadlines
+        deferred = connection._live.incoming.deferred
+        assert deferred is not None
+        held = deferred._deadlines
         assert held is not None
         await trio.testing.wait_all_tasks_blocked()
         assert held._scope is None
@@ -438,7 +440,7 @@ async def test_an_abort_finds_a_held_call_until_it_begins(steps: int, autojump_c
         server.incoming.start_call(Request("__abort__", ["2"]), worker)
         await trio.testing.wait_all_tasks_blocked()
         incoming = server.incoming
-        assert (incoming.running, incoming.deferred.requests, incoming.active_calls) == ({}, {}, 0)
+        assert (incoming.running, incoming.waiting, incoming.active_calls) == ({}, {}, 0)
         await peer.send_frame(2, ENCODE.request("3", "plain"))
         assert (await answer_of(peer))["response"] == "done"
         await peer.send_close()

@@ -146,7 +146,7 @@ async def test_arguments_are_charged_for_what_they_decode_to(
         sent = await flood(peer, BINARY, lambda number: request("", f"a{number}", "wait", many), 5000)
         assert sent < 5000
         ledger = pages.peer.transport.ledger
-        held = pages.peer.incoming.deferred.requests
+        held = pages.peer.incoming.waiting
         decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(many))
         # Objects that are shared, such as small integers, are not charged.
         distinct = size_of(decoded) if decoded[0] is not decoded[1] else sys.getsizeof(decoded)
@@ -302,10 +302,10 @@ async def test_an_id_of_a_request_that_waits_is_in_use(autojump_clock: MockClock
         frame = await peer.receive_frame()
         assert frame is not None
         assert msgspec.msgpack.decode(frame.payload)["rpc"]["response"] == "this call_id is in use"
-        assert list(pages.peer.incoming.deferred.requests) == ["b"]
+        assert list(pages.peer.incoming.waiting) == ["b"]
         await peer.send_frame(BINARY, dialect.abort("b"))
         await trio.sleep(1)
-        assert not pages.peer.incoming.deferred.requests
+        assert not pages.peer.incoming.waiting
 
 
 @pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="this system does not tell without reading")

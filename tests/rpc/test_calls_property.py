@@ -179,7 +179,7 @@ async def run(
                     assert not peer.outgoing.sinks
                     assert not peer.outgoing.client_streams
                     assert not peer.incoming.running
-                    assert not peer.incoming.deferred.requests
+                    assert not peer.incoming.waiting
                     assert (
                         peer.incoming.active_calls
                         == peer.transport.ledger.held

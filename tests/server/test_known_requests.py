@@ -13,7 +13,7 @@ import trio
 
 from tests.support.serving import echo, request, serving, status_of
 from trio_ws import App, Options
-from trio_ws.protocol.handshake import without_key
+from trio_ws.protocol.handshake import around_key
 from trio_ws.server.accepting import _LONGEST_KNOWN, _MOST_KNOWN, KnownRequests
 
 if TYPE_CHECKING:
@@ -125,9 +125,11 @@ def test_few_and_short_ones_are_kept() -> None:
         head = request(target=f"/{number}")
         known.add(head, loopback=False)
         assert known.get(head, loopback=True) is None
-        found = known.get(head.replace(KEY, other_key()), loopback=False)
+        other = head.replace(KEY, other_key())
+        found = known.get(other, loopback=False)
         assert found is not None
         assert found.path == f"/{number}"
+        assert found.head == other
     assert len(known._known) == _MOST_KNOWN
     assert known.get(request(target="/0"), loopback=False) is None
     long = request(target="/" + "x" * _LONGEST_KNOWN)
@@ -149,4 +151,4 @@ def test_what_has_no_plain_key_is_never_known(data: bytes) -> None:
     known = KnownRequests()
     known.add(data, loopback=False)
     assert known.get(data, loopback=False) is None
-    assert without_key(request(leave_out=["sec-websocket-key"])) is None
+    assert around_key(request(leave_out=["sec-websocket-key"])) is None

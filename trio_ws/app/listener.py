@@ -31,7 +31,7 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.models import decode_model, encode_model
 from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
-from trio_ws.rpc.detached import DETACHED, Detached
+from trio_ws.rpc.detached import DETACHED
 from trio_ws.rpc.inline_call import resume_coroutine
 from trio_ws.rpc.methods import allow_keyboard_interrupt
 from trio_ws.rpc.parameters import resolve
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from trio_ws._types import PathParameters, Value
     from trio_ws.decoding import JSONAdapter
-    from trio_ws.rpc.detached import FinishSoon
+    from trio_ws.rpc.detached import FinishSoon, WhenOver
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
@@ -184,8 +184,11 @@ class MessageListener:
             if closing.state == CONNECTING:
                 await ws.accept()
             await reader.settled()
-            session = ListenerSession(self, ws, pool, arguments)
-            over = await session.run(finish_soon and Detached(finish_soon, ws, self, session))
+            context = current_task().context
+            if finish_soon is not None:
+                context = finish_soon.shared(context)
+            session = ListenerSession(self, ws, pool, arguments, context)
+            over = await session.run(None if finish_soon is None else finish_soon.detached(self))
         finally:
             if over:
                 await self._run_on_disconnect(ws)
@@ -232,7 +235,12 @@ class ListenerSession:
     )
 
     def __init__(
-        self, listener: MessageListener, ws: WebSocket, pool: TaskPool, arguments: PathParameters
+        self,
+        listener: MessageListener,
+        ws: WebSocket,
+        pool: TaskPool,
+        arguments: PathParameters,
+        context: contextvars.Context,
     ) -> None:
         self._listener = listener
         self._ws = ws
@@ -241,7 +249,7 @@ class ListenerSession:
         self._receive_buffer, self._write_buffer = parts.receive_buffer, parts.write_buffer
         self._pool = pool
         self._arguments = arguments
-        self._context = current_task().context
+        self._context = context  # each message runs in a copy
         self._worker: PooledTask | None = None  # the task in which a message waits
         self._done: Notification | None = None  # notified when no message waits; created when it is needed
         self._over = False
@@ -249,11 +257,11 @@ class ListenerSession:
         self._closing: tuple[int, str] | None = None  # to close with, once no message waits
         self.reader_driven = False
         self._detached = False  # the connection has left the task of run()
-        self._when_over: Callable[[], None] | None = None
+        self._when_over: WhenOver | None = None
 
     # -- life ---------------------------------------------------------------------------------------
 
-    async def run(self, when_over: Callable[[], None] | None) -> bool:
+    async def run(self, when_over: WhenOver | None) -> bool:
         """Handle messages until the connection is over.
 
         Args:
@@ -308,7 +316,7 @@ class ListenerSession:
         self._over = True
         when_over, self._when_over = self._when_over, None
         if when_over is not None and self._detached:
-            when_over()
+            when_over(self._ws, self)
 
     # -- called by the connection -------------------------------------------------------------------
 

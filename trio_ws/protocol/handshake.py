@@ -44,13 +44,13 @@ __all__ = [
     "Request",
     "Response",
     "accept_response",
+    "around_key",
     "check_subprotocols",
     "check_upgrade",
     "http_response",
     "offered_extensions",
     "offered_subprotocols",
     "origin_allowed",
-    "without_key",
 ]
 
 MAX_REJECTION_BYTES = 64 * 1024
@@ -156,8 +156,8 @@ def _is_plain_upgrade(request: Request) -> bool:
     )
 
 
-def without_key(head: bytes) -> bytes | None:
-    """Return the head of a handshake without the value of its key. None if the key is not in the usual form.
+def around_key(head: bytes) -> tuple[bytes, bytes] | None:
+    """Return what is before and after the value of a handshake's key; None if that is not in the usual form.
 
     Two plain GETs (see http_parser.py) with the same result differ only in their keys. Both keys are valid:
     they have the right length, and do not contain the end of a line.
@@ -166,7 +166,7 @@ def without_key(head: bytes) -> bytes | None:
     end = start + _KEY_SIZE
     if start < len(_KEY_LINE) or _is_key(head, start, end) is None:
         return None
-    return head[:start] + head[end:]
+    return head[:start], head[end:]
 
 
 def offered_subprotocols(request: Request) -> list[str]:

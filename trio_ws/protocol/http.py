@@ -2,8 +2,8 @@
 
 Invariants:
 
-- A `Request` stores its head as one bytes object. Lists and dicts are made on demand and not stored, because
-  a request lives as long as its connection.
+- A `Request` stores its head as one bytes object, or shares all but its key with others. Lists and dicts are
+  made on demand and not stored, because a request lives as long as its connection.
 - Text from the peer is decoded as ISO-8859-1, which cannot fail and loses nothing (RFC 9110 section 5.5).
 - No header with a CR, LF or NUL is ever sent.
 """
@@ -168,12 +168,22 @@ class Request:
         tls: properties of the connection's TLS, or None. Behind a proxy, of the connection to the proxy.
     """
 
-    __slots__ = ("_forwarded", "_head", "_json", "_path_params", "body", "client_address", "tls")
+    __slots__ = (
+        "_around_key",
+        "_forwarded",
+        "_head",
+        "_json",
+        "_path_params",
+        "body",
+        "client_address",
+        "tls",
+    )
 
     def __init__(self, head: bytes, body: bytes = b"", path_params: JSONObject | None = None) -> None:
         # One of the parsers has validated the head: a request line, then one CRLF-ended line per header,
         # unfolded, then an empty line.
-        self._head = head
+        self._head = head  # or only the key, see `with_shared_head`
+        self._around_key: tuple[bytes, bytes] | None = None
         self.body = body
         self._path_params = path_params
         self._forwarded: Forwarded | None = None
@@ -226,10 +236,13 @@ class Request:
     @property
     def head(self) -> bytes:
         """The request line and the headers unchanged, with the empty line that ends them."""
-        return self._head
+        if self._around_key is None:
+            return self._head
+        return self._head.join(self._around_key)
 
     def _request_line(self) -> list[str]:
-        return self._head[: self._head.index(b"\r\n")].decode("ascii").split(" ")
+        head = self.head
+        return head[: head.index(b"\r\n")].decode("ascii").split(" ")
 
     @property
     def method(self) -> str:
@@ -273,7 +286,7 @@ class Request:
         """
         if self._forwarded is not None and self._forwarded.host is not None:
             return self._forwarded.host
-        head = self._head
+        head = self.head
         if not head.startswith(b"/", head.index(b" ") + 1):  # the target, after the method
             absolute = _absolute_form(self.target)
             if absolute:
@@ -294,7 +307,7 @@ class Request:
     @property
     def headers(self) -> Headers:
         """Every header in order, duplicates included. Parsed on each access."""
-        lines = self._head.decode("latin-1").split("\r\n")[1:-2]
+        lines = self.head.decode("latin-1").split("\r\n")[1:-2]
         fields = (line.partition(":") for line in lines)
         return Headers((name, value.strip(" \t")) for name, _, value in fields)
 
@@ -305,14 +318,14 @@ class Request:
     def fields(self) -> dict[bytes, list[bytes]]:
         """Return the values of all headers by name in lower case. A new dict."""
         fields: dict[bytes, list[bytes]] = {}
-        for line in self._head.split(b"\r\n")[1:-2]:
+        for line in self.head.split(b"\r\n")[1:-2]:
             name, _, value = line.partition(b":")
             fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
         return fields
 
     def raw_values(self, name: bytes) -> list[bytes]:
         """Return every value of one header, without parsing the others; ``name`` is a token in lower case."""
-        head = self._head
+        head = self.head
         lowered = head.lower()
         needle = b"\r\n" + name + b":"
         values: list[bytes] = []
@@ -433,6 +446,19 @@ def routed(request: Request, path_params: PathParameters, json: JSONAdapter | No
     """
     request._path_params = path_params or None  # most routes have none
     request._json = json
+
+
+def with_shared_head(head: bytes, around_key: tuple[bytes, bytes]) -> Request:
+    """Return a request that keeps only its key, and the rest once for all requests with the same.
+
+    Args:
+        head: the head.
+        around_key: the parts of it before and after the value of ``Sec-WebSocket-Key``.
+    """
+    before, after = around_key
+    request = Request(head[len(before) : -len(after)])
+    request._around_key = around_key
+    return request
 
 
 def forwarded_as(request: Request, forwarded: Forwarded) -> None:

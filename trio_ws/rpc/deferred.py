@@ -30,8 +30,6 @@ __all__ = ["DeferredRequests", "deadline_passed"]
 
 #: Seconds between two checks of the deadlines of deferred requests, at least.
 _CHECK_EVERY = 0.05
-#: Shared by all connections without deferred requests, so that an idle one needs no dict.
-_NONE: dict[Hashable, tuple[Request, int]] = {}
 
 
 def deadline_passed() -> RPCTimeoutError:
@@ -53,7 +51,7 @@ class DeferredRequests:
         self._transport = transport
         self._pool = pool
         self._deadlines: _Deadlines | None = None  # made for the first request that has a deadline
-        self.requests = _NONE
+        self.requests: dict[Hashable, tuple[Request, int]] = {}
 
     def add(self, request: Request, size: int) -> None:
         """Defer a request that took ``size`` bytes on the wire."""
@@ -64,8 +62,6 @@ class DeferredRequests:
         decoded = transport.measured or size_of(request.args) + size_of(request.kwargs)
         size = max(size, decoded) + OVERHEAD
         transport.ledger.held += size
-        if self.requests is _NONE:
-            self.requests = {}
         self.requests[request.call_id or object()] = request, size
 
     def pop(self, key: Hashable) -> Request:
@@ -90,7 +86,7 @@ class DeferredRequests:
     def end(self) -> None:
         """Drop all requests, because the connection is over."""
         self._transport.ledger.held -= sum(size for _, size in self.requests.values())
-        self.requests = _NONE
+        self.requests.clear()
         if self._deadlines is not None:
             self._deadlines.end()
             self._deadlines = None  # break the reference cycle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from trio.lowlevel import current_task
 
 if TYPE_CHECKING:
-    from contextvars import Context
-
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["DETACHED", "Detached", "FinishSoon"]
+__all__ = ["DETACHED", "Detached", "FinishSoon", "WhenOver"]
 
 #: Returned by the code that serves a connection if the connection continues without the task.
 DETACHED = object()
 
-#: Starts a task in this context, which awaits the function and then closes the connection.
-FinishSoon = Callable[["Context", "WebSocket", Callable[["WebSocket"], Awaitable[None]]], None]
+#: Called when a connection without a task is over, with the connection twice: as the WebSocket, and as its
+#: finisher knows it.
+WhenOver = Callable[["WebSocket", object], None]
+Finish = Callable[["WebSocket"], Awaitable[None]]
 
 
 class Finisher(Protocol):
@@ -30,28 +31,62 @@ class Finisher(Protocol):
         ...
 
 
+class FinishSoon:
+    """Starts tasks that finish connections. One per server, made in the context of its clients' tasks.
+
+    Args:
+        start: starts a task, in a copy of the current context, that awaits a function with the connection and
+            then closes it.
+    """
+
+    def __init__(self, start: Callable[[WebSocket, Finish], None]) -> None:
+        self._start = start
+        self._context = contextvars.copy_context()
+        self._shared: dict[int, Detached] = {}  # by the id of their finishers, which they keep alive
+
+    def __call__(self, context: contextvars.Context, ws: WebSocket, rest: Finish) -> None:
+        context.run(self._start, ws, rest)
+
+    def shared(self, context: contextvars.Context) -> contextvars.Context:
+        """Return one context for all tasks that have set no variable, or else ``context`` itself.
+
+        Nothing may run in the first one but plain functions that are short.
+        """
+        mine = self._context
+        same = len(context) == len(mine) and all(
+            context.get(variable, mine) is value for variable, value in mine.items()
+        )
+        return mine if same else context
+
+    def detached(self, finisher: Finisher) -> Detached:
+        """Return the callback for the end of a connection. It must be called in the connection's own task."""
+        context = self.shared(current_task().context)
+        if context is not self._context:
+            return Detached(self, context, finisher)
+        found = self._shared.get(id(finisher))
+        if found is None:
+            found = self._shared[id(finisher)] = Detached(self, context, finisher)
+        return found
+
+
 class Detached:
     """A callback for the end of a connection without a task. It starts a task that finishes the connection.
 
-    It must be created in the connection's original task. Every idle connection keeps one, so it is a single
-    small object.
+    Connections whose tasks have set no context variable share one.
 
     Args:
-        finish_soon: the server's function that starts tasks.
-        ws: the connection.
-        finisher: its ``_finish`` is awaited in a task with the context of the current one.
-        connection: the argument of ``_finish``.
+        finish_soon: starts the task.
+        context: the context of that task.
+        finisher: its ``_finish`` is awaited in the task.
     """
 
-    __slots__ = ("_connection", "_context", "_finish_soon", "_finisher", "_ws")
+    __slots__ = ("_context", "_finish_soon", "_finisher")
 
-    def __init__(self, finish_soon: FinishSoon, ws: WebSocket, finisher: Finisher, connection: Any) -> None:
+    def __init__(self, finish_soon: FinishSoon, context: contextvars.Context, finisher: Finisher) -> None:
         self._finish_soon = finish_soon
-        self._context = current_task().context
-        self._ws = ws
+        self._context = context
         self._finisher = finisher
-        self._connection = connection
 
-    def __call__(self) -> None:
-        rest = functools.partial(self._finisher._finish, self._connection)
-        self._finish_soon(self._context, self._ws, rest)
+    def __call__(self, ws: WebSocket, connection: object) -> None:
+        rest = functools.partial(self._finisher._finish, connection)
+        self._finish_soon(self._context, ws, rest)

@@ -53,7 +53,7 @@ from trio_ws.rpc.client_connection import (
     websocket_of,
 )
 from trio_ws.rpc.definitions import Hook, check_hooks, connection_names
-from trio_ws.rpc.detached import DETACHED, Detached
+from trio_ws.rpc.detached import DETACHED
 from trio_ws.rpc.expiry import watch_expiry
 from trio_ws.rpc.marking import check_methods, collect, make_method
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt
@@ -440,7 +440,7 @@ class WebSocketHandler(Generic[State]):
             session.let_in()
         self._clients.add(connection)
         self._hub.open(member, session.transport)
-        over = Detached(finish_soon, ws, self, connection) if finish_soon is not None else None
+        over = finish_soon.detached(self) if finish_soon is not None else None
         return await session.run(over)
 
     def _begin_early(self, connection: ClientConnection[State], workers: TaskPool, *, debug: bool) -> None:

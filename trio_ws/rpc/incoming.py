@@ -14,7 +14,8 @@ Invariants:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
@@ -56,8 +57,11 @@ _CALL_OVERHEAD = 1024
 #: Requests that are not calls: they are handled at once, however many calls run.
 _CONTROL = frozenset({ABORT, CREDIT, DEADLINE, GOAWAY, UNSUBSCRIBED})
 _NO_KWARGS: JSONObject = {}
+Running: TypeAlias = dict[Any, IncomingCall]
 #: The running calls of all connections without any. Nothing is ever added to it.
-_NO_CALLS: dict[Any, IncomingCall] = {}
+_NO_CALLS: Running = {}
+#: The deferred requests of all connections that have never had any.
+_NO_REQUESTS: Mapping[object, tuple[Request, int]] = MappingProxyType({})
 #: Takes the place of the request where a packet is delivered to the application.
 PACKET_DELIVERY = Request("")
 
@@ -79,7 +83,8 @@ class IncomingCalls:
         running: calls that wait, by key.
         active_calls: their number, with the deferred ones that are about to start.
         max_calls: ``max_concurrent_calls``.
-        deferred: requests that wait for room.
+        deferred: requests that wait for room; None before there was one.
+        waiting: those requests by call id, as in `DeferredRequests.requests`.
         closing: the code and reason to close with once no call runs, or None.
         on_unsubscribed: set by a client; called when the server ends its right to a channel.
     """
@@ -104,6 +109,7 @@ class IncomingCalls:
         "max_calls",
         "on_unsubscribed",
         "running",
+        "waiting",
     )
 
     def __init__(
@@ -126,11 +132,12 @@ class IncomingCalls:
         self._limiter = limiter
         self._default_limit = default_limit
         self._debug = debug
-        self.running = _NO_CALLS
+        self.running: Running = _NO_CALLS
         self.active_calls = 0
         self.max_calls = transport.options.max_concurrent_calls
         self._calls_done: Notification | None = None  # notified when no call runs any more
-        self.deferred = DeferredRequests(transport, pool)
+        self.deferred: DeferredRequests | None = None  # made for the first request that is deferred
+        self.waiting = _NO_REQUESTS
         self._not_let_in = False  # on_connect has not returned
         self._starting_deferred = False  # a task waits for room for the deferred requests
         self._generated_ids = 0
@@ -144,8 +151,7 @@ class IncomingCalls:
         """Start a call; or defer it if too many run, or if too much is held or waits to be written."""
         if request.method in _CONTROL:
             return self.start_call(request, worker)
-        deferred = self.deferred
-        if deferred.requests and request.call_id in deferred.requests:
+        if request.call_id in self.waiting:
             self._answer_error(request, _id_in_use())
             return None
         refusal = "max_held_bytes is reached"
@@ -157,15 +163,21 @@ class IncomingCalls:
             if self.active_calls < 2 * self.max_calls:
                 return self.start_call(request, worker)
             refusal = "twice max_concurrent_calls is reached"
-        elif self.active_calls < self.max_calls and not deferred.requests and not self._transport.pressed:
+        elif self.active_calls < self.max_calls and not self.waiting and not self._transport.pressed:
             return self.start_call(request, worker)
         elif not self._transport.ledger.full:
-            deferred.add(request, size)
+            self._defer(request, size)
             self._start_deferred_soon()
             return None
         # Pausing the reading could last forever: responses to our own calls, and credit, are read too.
         self._answer_error(request, RateLimitError(refusal))
         return None
+
+    def _defer(self, request: Request, size: int) -> None:
+        if self.deferred is None:
+            self.deferred = DeferredRequests(self._transport, self._pool)
+            self.waiting = self.deferred.requests
+        self.deferred.add(request, size)
 
     def has_method(self, name: str) -> bool:
         """Whether the other side may call a method of this name."""
@@ -196,7 +208,7 @@ class IncomingCalls:
     def _start_deferred_soon(self) -> None:
         """Make sure that deferred requests start once there is room for their responses."""
         if (
-            self.deferred.requests
+            self.waiting
             and self.active_calls < self.max_calls
             and not self._starting_deferred
             and not self._transport.over
@@ -207,7 +219,7 @@ class IncomingCalls:
     async def _start_deferred_when_writable(self, _: PooledTask) -> None:
         transport = self._transport
         try:
-            while self.deferred.requests and self.active_calls < self.max_calls and not transport.over:
+            while self.waiting and self.active_calls < self.max_calls and not transport.over:
                 if transport.congested:
                     transport.flush()
                     await transport.progress.wait()
@@ -416,7 +428,7 @@ class IncomingCalls:
 
     def call_ended(self) -> None:
         """Give the place of a call to a deferred request, or free it."""
-        if self.deferred.requests and self.active_calls <= self.max_calls and not self._transport.congested:
+        if self.waiting and self.active_calls <= self.max_calls and not self._transport.congested:
             self._start_next_deferred()
         else:
             self.active_calls -= 1
@@ -433,7 +445,7 @@ class IncomingCalls:
         """
         blocked = None
         size = 0
-        if self.deferred.requests and not self._transport.over:
+        if self.deferred is not None and self.waiting and not self._transport.over:
             request, size = self.deferred.pop_first()
             blocked = self.start_call(request, worker)
         if blocked is None:
@@ -488,7 +500,8 @@ class IncomingCalls:
             # A call that closes its own connection may finish.
             if call.key is not except_for and (call.worker is None or call.worker.task is not here):
                 call.cancel("end")
-        self.deferred.end()
+        if self.deferred is not None:
+            self.deferred.end()
 
     async def wait_for_calls(self) -> None:
         """Wait until no call runs any more."""
@@ -539,7 +552,7 @@ class IncomingCalls:
             call.cancel("abort")
         elif key in self._outgoing.client_streams:
             self._outgoing.client_streams[str(key)].scope.cancel()
-        elif key in self.deferred.requests:
+        elif self.deferred is not None and key in self.waiting:
             self._drop(self.deferred.pop(key))
 
     def _handle_credit(self, args: Value, size: Value) -> None:
@@ -566,7 +579,7 @@ class IncomingCalls:
             call.request.timeout = seconds
             call.worker.scope.deadline = deadline
             return
-        if call_id in self.deferred.requests:
+        if self.deferred is not None and call_id in self.waiting:
             self.deferred.set_deadline(call_id, deadline)
 
     def _handle_goaway(self, args: Value) -> None:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from trio_ws._types import Value
     from trio_ws.codecs.base import Codec
+    from trio_ws.rpc.detached import WhenOver
     from trio_ws.rpc.inline_call import SuspendedCall
     from trio_ws.rpc.methods import Method
     from trio_ws.rpc.packet_delivery import OnPacket
@@ -95,7 +96,6 @@ class RPCSession:
         transport: sends packets, and accounts for held memory.
         outgoing: the calls of this side.
         incoming: the calls of the other side.
-        delivery: packets that are not calls.
         pool: tasks for calls that wait.
         reader_driven: the shared reader has taken over the read loop.
         undecided: whether the first message still has to show the codec.
@@ -108,11 +108,12 @@ class RPCSession:
     __slots__ = (
         "__weakref__",
         "_batch_size",
+        "_delivery",
+        "_on_packet",
         "_owner_parked",
         "_owner_reads",
         "_owner_wake",
         "_when_over",
-        "delivery",
         "incoming",
         "on_notification",
         "on_over",
@@ -154,14 +155,15 @@ class RPCSession:
             default_limit=default_limit,
             debug=debug,
         )
-        self.delivery = PacketDelivery(self.transport, self.incoming, self.outgoing, workers, on_packet)
+        self._delivery: PacketDelivery | None = None
+        self._on_packet = on_packet
         self.undecided = undecided
         # Whether the read loop runs in a task or in the shared reader.
         self._owner_wake: Notification | None = None  # made when the connection's own task waits
         self._owner_parked = False
         self._owner_reads = True
         self.reader_driven = False
-        self._when_over: Callable[[], None] | None = None  # called once, if no task waits for the end
+        self._when_over: WhenOver | None = None  # called once, if no task waits for the end
         self._batch_size = 0  # bytes that the transport's batch is charged
         self.route: Callable[[Packet, int], bool] | None = None
         self.on_notification: Callable[[Request, int], bool] | None = None
@@ -177,9 +179,18 @@ class RPCSession:
         """The codec in use."""
         return self.transport.codec
 
+    @property
+    def delivery(self) -> PacketDelivery:
+        """Packets that are not calls. Made when it is first used, which on most connections is never."""
+        if self._delivery is None:
+            self._delivery = PacketDelivery(
+                self.transport, self.incoming, self.outgoing, self.pool, self._on_packet
+            )
+        return self._delivery
+
     # -- life ---------------------------------------------------------------------------------------
 
-    async def run(self, when_over: Callable[[], None] | None = None) -> bool:
+    async def run(self, when_over: WhenOver | None = None) -> bool:
         """Read, and run the other side's calls, until the connection and all of its calls have ended.
 
         Args:
@@ -230,16 +241,18 @@ class RPCSession:
             close_for_application(ws, *incoming.closing)
         self.ended()
         try:
-            await self.delivery.finished()
+            if self._delivery is not None:
+                await self._delivery.finished()
         finally:
-            self.delivery.cancel()
+            if self._delivery is not None:
+                self._delivery.cancel()
             await incoming.finish()
             self.transport.reader.observer = None
             failure = self.transport.failure
             if failure is not None:
                 raise failure
 
-    async def _run_in_scope(self, own: PooledTask, when_over: Callable[[], None] | None) -> None:
+    async def _run_in_scope(self, own: PooledTask, when_over: WhenOver | None) -> None:
         while not self.transport.over and not own.scope.cancel_called:
             if own.task.child_nurseries:
                 return  # a method has left them open
@@ -267,25 +280,27 @@ class RPCSession:
         if (
             self.ws.close_received is not None
             and not self.transport.closing.closed_locally
-            and self.delivery.running
+            and self._delivery is not None
+            and self._delivery.running
         ):
             # Packets that came before the peer's Close are still delivered.
-            spared = self.delivery
-            self.pool.start(self.delivery.limit)
+            spared = self._delivery
+            self.pool.start(spared.limit)
         self.incoming.end(except_for=spared)
         self.outgoing.end()
         transport.ledger.held -= self._batch_size
         transport.batch, self._batch_size = (), 0
         if self._owner_wake is not None:
             self._owner_wake.notify_all()
-        self.delivery.end()
+        if self._delivery is not None:
+            self._delivery.end()
         transport.notify_progress()
         if self.on_over is not None:
             on_over, self.on_over = self.on_over, None  # break the reference cycle
             on_over()
         if self._when_over is not None:
             when_over, self._when_over = self._when_over, None
-            when_over()
+            when_over(self.ws, self.incoming.connection)
 
     def shutdown(self, code: int, reason: str) -> None:
         """Close, once the calls that run are done. New calls are refused."""
@@ -407,7 +422,7 @@ class RPCSession:
             and ledger.held < ledger.max_held
             and len(message) < transport.measured_from
             and not (self.undecided or transport.batch or self.outgoing.burst_size)
-            and not incoming.deferred.requests
+            and not incoming.waiting
             and incoming.active_calls < incoming.max_calls
         ):
             plain_calls = transport.plain_calls
@@ -527,7 +542,7 @@ class RPCSession:
         # These spare each packet a dozen attribute lookups.
         decode = transport.codec.decode
         write_buffer, high_water, ledger = transport.write_buffer, transport.high_water, transport.ledger
-        deferred, max_calls = incoming.deferred, incoming.max_calls
+        max_calls = incoming.max_calls
         read_plain = None if transport.plain_calls is None else transport.plain_calls.read
         work = _YIELD_EVERY
         while (received or batch) and work > 0:
@@ -549,7 +564,7 @@ class RPCSession:
                     read_plain is not None
                     and not pressed
                     and size < transport.measured_from
-                    and not deferred.requests
+                    and not incoming.waiting
                     and incoming.active_calls < max_calls
                     and (plain := read_plain(item)) is not None
                 ):
@@ -583,7 +598,7 @@ class RPCSession:
             if (
                 (type(rpc) is Request or (self.on_notification is None and isinstance(rpc, Request)))
                 and not pressed
-                and not deferred.requests
+                and not incoming.waiting
                 and incoming.active_calls < max_calls
             ):
                 blocked = incoming.start_call(rpc, worker)  # the common case of handle_request()

@@ -16,9 +16,9 @@ from trio.lowlevel import checkpoint, enable_ki_protection, wait_readable
 
 from trio_ws.client.connect import take_socket
 from trio_ws.logs import logger_for, shown
-from trio_ws.protocol.handshake import check_upgrade, origin_allowed, without_key
+from trio_ws.protocol.handshake import around_key, check_upgrade, origin_allowed
 from trio_ws.protocol.hosts import host_allowed, host_name, is_local_name, is_not_from_browser
-from trio_ws.protocol.http import HTTPError, Request, http_response
+from trio_ws.protocol.http import HTTPError, Request, http_response, with_shared_head
 from trio_ws.protocol.proxy_protocol import ProxyHeader
 from trio_ws.systems import AF_UNIX
 from trio_ws.wall import judged, log_failure
@@ -228,22 +228,22 @@ class KnownRequests:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes | None, bool], None] = {}  # the oldest first
+        self._known: dict[tuple[tuple[bytes, bytes], bool], tuple[bytes, bytes]] = {}  # the oldest first
 
     def get(self, head: bytes, *, loopback: bool) -> Request | None:
-        """Return the request if it is known."""
-        if (without_key(head), loopback) in self._known:
-            return Request(head)
-        return None
+        """Return the request if it is known. It shares its head with the others."""
+        parts = around_key(head)
+        shared = None if parts is None else self._known.get((parts, loopback))
+        return None if shared is None else with_shared_head(head, shared)
 
     def add(self, head: bytes, *, loopback: bool) -> None:
         """Remember a request that was accepted, whose head is a plain GET as it was received."""
-        rest = without_key(head)
-        if rest is None or len(rest) > _LONGEST_KNOWN:
+        parts = around_key(head)
+        if parts is None or len(parts[0]) + len(parts[1]) > _LONGEST_KNOWN:
             return
         if len(self._known) >= _MOST_KNOWN:
             del self._known[next(iter(self._known))]
-        self._known[rest, loopback] = None
+        self._known[parts, loopback] = parts
 
 
 def read_now(transport: SocketTransport) -> bytes | None:

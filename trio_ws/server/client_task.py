@@ -152,8 +152,7 @@ class ClientTasks:
         self._debug = False
         self._pages: Pages | None = None
         self._state: Literal["new", "serving", "draining", "closed"] = "new"
-        self._connections: set[WebSocket] = set()
-        self._without_task: set[WebSocket] = set()  # those that live in the shared reader without a task
+        self._connections: dict[WebSocket, bool] = {}  # whether each has a task
         self._exchanges = 0  # plain HTTP requests that are being answered
         self._clients = 0  # connections in any state, including their opening handshake
         self._handshakes = 0
@@ -270,7 +269,7 @@ class ClientTasks:
                 del client
             if opened is not None:
                 ws, target = opened
-                self._connections.add(ws)
+                self._connections[ws] = True
                 if self._access_log is not None:
                     self._access_log.opened(ws)
                 del opened
@@ -292,7 +291,7 @@ class ClientTasks:
     @enable_ki_protection
     async def _finish_client(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
         """Finish a connection that lived without a task."""
-        self._without_task.discard(ws)
+        self._connections[ws] = True
         try:
             await self._handle(ws, rest)
         except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
@@ -313,7 +312,7 @@ class ClientTasks:
 
     def _abort_without_task(self) -> None:
         """Abort connections without a task, which cannot be cancelled with the others."""
-        for ws in list(self._without_task):
+        for ws in [ws for ws, has_task in self._connections.items() if not has_task]:
             parts_of(ws).closing.abort(None)
 
     async def _open(self, client: PendingClient) -> tuple[WebSocket, ServeFunction] | None:
@@ -551,12 +550,12 @@ class ClientTasks:
                 await ws.close(code, reason)
         finally:
             if over:
-                self._connections.discard(ws)
+                self._connections.pop(ws, None)
                 parts_of(ws).closing.abort(None)
                 if self._access_log is not None:
                     self._access_log.closed(ws)
             else:
-                self._without_task.add(ws)
+                self._connections[ws] = False
         return over
 
     @disable_ki_protection

@@ -20,6 +20,7 @@ from trio_ws._settings import shows_settings_of
 from trio_ws.channels.sharing import share
 from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
+from trio_ws.rpc.detached import FinishSoon
 from trio_ws.rpc.handler import serve_handler
 from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners, listening_socket
@@ -35,7 +36,6 @@ from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-    from contextvars import Context
     from types import TracebackType
 
     from trio_ws.channels.broker import Broker
@@ -213,9 +213,9 @@ class WebSocketServer(ClientTasks, EnteredOnly):
             close_for_shutdown(ws, code, reason)
         # Do not wait for opening handshakes: one silent client would use up all the time.
         with trio.move_on_after(timeout):
-            while before & self._connections or self._exchanges:
+            while before & self._connections.keys() or self._exchanges:
                 await self._client_done.wait()
-        late = before & self._connections
+        late = before & self._connections.keys()
         if late:
             logger.warning(
                 "drain: cancelling %d handlers after drain_timeout (%s seconds)", len(late), timeout
@@ -333,7 +333,8 @@ class WebSocketServer(ClientTasks, EnteredOnly):
                 # says.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
                 workers = self._runtime.reader.spawner = TaskPool(self._handlers)
-                self._resources = ServerResources(workers, threads, self._debug, self._finish_soon)
+                finish_soon = FinishSoon(self._start_finishing)
+                self._resources = ServerResources(workers, threads, self._debug, finish_soon)
                 self._acceptors = await self._runtime.nursery.start(_host_tasks)
                 for hub in hubs:
                     self._runtime.nursery.start_soon(hub.fanout.run, name="trio_ws channels")
@@ -371,10 +372,8 @@ class WebSocketServer(ClientTasks, EnteredOnly):
             handler, ws, resources.task_pool, debug=self._debug, finish_soon=resources.finish_soon
         )
 
-    def _finish_soon(
-        self, context: Context, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]
-    ) -> None:
-        context.run(self._handlers.start_soon, self._finish_client, ws, rest)
+    def _start_finishing(self, ws: WebSocket, rest: Callable[[WebSocket], Awaitable[None]]) -> None:
+        self._handlers.start_soon(self._finish_client, ws, rest)
 
     async def _call_with_request(self, ws: WebSocket) -> object:
         return await self._config.target(ws, request=ws.request)
