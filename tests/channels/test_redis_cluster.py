@@ -308,6 +308,62 @@ async def test_a_primary_that_is_killed() -> None:
             assert await take(here, "from outside") == ["from outside"]
 
 
+async def test_offsets_that_were_lost_are_not_those_of_other_messages() -> None:
+    """A primary fails over to a replica that lacks some, and back, and has run all the time."""
+    async with two_processes(replicas=1) as (one, two, cluster):
+        first, second = cluster.nodes[0], cluster.nodes[3]
+        name = next(
+            text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is first
+        )
+        async with two.handler.channels.subscribe(name, recover=True) as here:
+            for number in range(5):
+                one.handler.publish(name, number)
+            assert await take(here, 4) == list(range(5))
+            await cluster.until_replicated()
+            await cluster.cut_off(second, first)
+            one.handler.publish(name, "lost")
+            one.handler.publish(name, "lost, too")
+            packets = [await here.receive() for _ in range(2)]
+            assert packets[1].data == "lost, too"
+            await settled(two.broker)
+        await cluster.take_over(second, first, losing=True)
+        await cluster.reconnect(first)
+        await cluster.take_over(first, second, losing=False)
+        await until(lambda: one.broker.state == two.broker.state == "connected")
+        async with Publisher(cluster.url) as publisher:
+            for number in range(5, 9):
+                await publisher.publish(name, number)
+        async with two.handler.channels.subscribe(name, after=packets[1].position) as late:
+            one.handler.publish(name, "end")
+            assert await take(late, "end") == [("gap", None), "end"]
+        async with two.handler.channels.subscribe(name, last=20) as late:
+            assert (await take(late, "end"))[:5] == list(range(5)), "the rest is kept"
+
+
+async def test_what_a_replica_lacks_is_a_gap_and_the_rest_does_not_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_ws.channels.shared_histories._MAX_IDS", 3)
+    async with two_processes(replicas=1) as (one, two, cluster):
+        first, second = cluster.nodes[0], cluster.nodes[3]
+        name = next(
+            text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is first
+        )
+        async with two.handler.channels.subscribe(name, recover=True) as here:
+            for number in range(9):
+                one.handler.publish(name, number)
+            assert await take(here, 8) == list(range(9))
+            await cluster.until_replicated()
+            await cluster.cut_off(second, first)
+            one.handler.publish(name, "lost")
+            assert await take(here, "lost") == ["lost"]
+            await settled(one.broker)
+            await cluster.take_over(second, first, losing=True)
+            for number in range(9, 12):
+                one.handler.publish(name, number)
+            assert await take(here, 11) == [("gap", None), 9, 10, 11]
+
+
 async def test_plain_channels_have_a_gap_only_where_something_may_be_lost() -> None:
     async with two_processes() as (one, two, cluster):
         names = [f"p{number}" for number in range(40)]

@@ -107,6 +107,30 @@ class RedisCluster:
                 return
             await trio.sleep(_PAUSE)
 
+    async def take_over(self, replica: RedisServer, primary: RedisServer, *, losing: bool) -> None:
+        """Have a replica become the primary, which becomes its replica.
+
+        Args:
+            replica: copies the primary.
+            primary: of which it is a replica.
+            losing: whether it takes over what it has; otherwise it waits for the rest.
+        """
+        await replica.do("CLUSTER", "FAILOVER", *(["TAKEOVER"] if losing else []))
+        for node, role in ((replica, b"role:master"), (primary, b"master_link_status:up")):
+            while role not in await node.do("INFO", "replication"):
+                await trio.sleep(_PAUSE)
+
+    async def cut_off(self, replica: RedisServer, primary: RedisServer) -> None:
+        """Have a replica receive nothing more from its primary, until that is its replica itself."""
+        await primary.do("ACL", "SETUSER", "default", "-psync", "-sync")
+        await primary.do("CLIENT", "KILL", "TYPE", "replica")
+        while b"master_link_status:up" in await replica.do("INFO", "replication"):
+            await trio.sleep(_PAUSE)
+
+    async def reconnect(self, primary: RedisServer) -> None:
+        """Undo `cut_off`."""
+        await primary.do("ACL", "SETUSER", "default", "+psync", "+sync")
+
     async def do(self, name: str, *words: Any) -> Any:
         """Run a command at the node of the channel ``name``."""
         return await self.node_of(self.slot_of(name)).do(*words)

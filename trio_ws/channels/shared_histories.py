@@ -407,16 +407,17 @@ class SharedHistories:
             page = await self._read_pages(followed, 0)
             if not self._is_followed(followed):
                 return
-            if any(one.epoch == before.epoch and before.offset <= one.offset for one in page.earlier):
+            common = next((one.offset for one in page.earlier if one.epoch == before.epoch), None)
+            if common is not None and before.offset <= common:
                 self._replace_copy(followed, page, before.offset)
-                followed.complete = True
                 self._receiver.tell_position(channel, history.position)
             else:
+                # What the broker has up to there was received before, and some that it has lost after that.
                 first = page.messages[0].offset if page.messages else page.end + 1
-                self._receiver.tell_missing(channel, Position(page.epoch, first - 1), -1)
-                history.jump(page.epoch, first - 1)
-                history.earlier = page.earlier
-                followed.complete = True
+                start = max(common or 0, first - 1)
+                self._receiver.tell_missing(channel, Position(page.epoch, start), -1)
+                self._replace_copy(followed, page, start)
+            followed.complete = True
         await self._deliver_page(followed, page)
         if not self._is_followed(followed) or generation != self._generation:
             return

@@ -2,8 +2,8 @@
 
 A channel has three keys, whose names end with these letters:
 
-- ``m`` is a hash with the epoch, the offset of the newest message, the number of stored bytes, and the run of
-  the Redis process that wrote it.
+- ``m`` is a hash with the epoch, the offset of the newest message, the number of stored bytes, the run of the
+  Redis process that wrote it, its replication id, and when that was looked up.
 - ``s`` is a stream, whose entries are named ``offset-milliseconds``.
 - ``o`` is a hash with the last sequence number of each publisher, which identifies messages that are sent
   again.
@@ -14,8 +14,9 @@ Invariants:
   changes nothing.
 - One script assigns the offset, stores the message, and publishes it to subscribers. Subscribers therefore
   receive messages in the order of their offsets.
-- A restarted Redis begins a new epoch. For each former epoch, it stores the offset up to which the history is
-  the same. A position in a former epoch is valid up to that offset; later offsets may have been lost and then
+- A restarted Redis begins a new epoch, and so does a replica that becomes the primary, even one that was it
+  before and has run since then. For each former epoch, it stores the offset up to which the history is the
+  same. A position in a former epoch is valid up to that offset; later offsets may have been lost and then
   assigned to other messages.
 - If messages were lost because the queue of their publisher was full, one entry takes their place and
   contains their number.
@@ -79,30 +80,43 @@ _PAGE_ITEMS = 500
 _PAGE_BYTES = 262_144
 #: Maximum number of former epochs that are stored.
 _EPOCHS = 8
+#: Milliseconds for which a script trusts that its server has not been a replica. Becoming one, copying another
+#: primary and becoming the primary again takes longer.
+_TRUSTED = 100
 
 _LOAD_CHANNEL = """
 local meta, stream, origins = KEYS[1], KEYS[2], KEYS[3]
 local run, fresh = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local known = redis.call('HMGET', meta, 'e', 'n', 'r', 'p', 'b', 't')
+local known = redis.call('HMGET', meta, 'e', 'n', 'r', 'p', 'b', 't', 'i', 'c')
 local epoch, n, earlier = known[1], tonumber(known[2] or 0), known[4] or ''
 local size, oldest = tonumber(known[5] or 0), tonumber(known[6] or 0)
-if not epoch then
-  epoch, n, earlier, size, oldest = fresh, 0, '', 0, 0
-  redis.call('HSET', meta, 'e', epoch, 'n', n, 'r', run, 'p', '', 'b', 0, 't', 0)
-  redis.call('DEL', stream, origins)
-elseif run ~= '' and known[3] ~= run then
-  local kept = epoch .. ' ' .. string.format('%.0f', n)
-  local count = 1
-  for one in string.gmatch(earlier, '[^,]+') do
-    if count < EPOCHS then kept = kept .. ',' .. one end
-    count = count + 1
+local instance, looked = known[7] or '', tonumber(known[8] or 0)
+local restarted = run ~= '' and known[3] ~= run
+if not epoch or restarted or now < looked or now - looked >= TRUSTED then
+  local said = redis.pcall('INFO', 'replication')
+  local id = type(said) == 'string' and string.match(said, 'master_replid:(%w+)') or ''
+  restarted = restarted or (instance ~= '' and id ~= '' and id ~= instance)
+  instance, looked = id, string.format('%.0f', now)
+  if not epoch then
+    epoch, n, earlier, size, oldest = fresh, 0, '', 0, 0
+    redis.call('HSET', meta, 'e', epoch, 'n', n, 'r', run, 'p', '', 'b', 0, 't', 0, 'i', instance, 'c', looked)
+    redis.call('DEL', stream, origins)
+  elseif restarted then
+    local kept = epoch .. ' ' .. string.format('%.0f', n)
+    local count = 1
+    for one in string.gmatch(earlier, '[^,]+') do
+      if count < EPOCHS then kept = kept .. ',' .. one end
+      count = count + 1
+    end
+    epoch, earlier = fresh, kept
+    redis.call('HSET', meta, 'e', epoch, 'r', run, 'p', earlier, 'i', instance, 'c', looked)
+  else
+    redis.call('HSET', meta, 'i', instance, 'c', looked)
   end
-  epoch, earlier = fresh, kept
-  redis.call('HSET', meta, 'e', epoch, 'r', run, 'p', earlier)
 end
-""".replace("EPOCHS", str(_EPOCHS))
+""".replace("EPOCHS", str(_EPOCHS)).replace("TRUSTED", str(_TRUSTED))
 
 #: ARGV: run, fresh epoch, channel, origin, sequence, message, lost, items, bytes, milliseconds; with a
 #: cluster also the sharded channel, and whether to return the position instead of the number of receivers.
