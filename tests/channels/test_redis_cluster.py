@@ -28,6 +28,7 @@ from trio_ws import BlockingPublisher, BrokerError, Publisher, RedisBroker
 from trio_ws.channels.presence import PRESENCE
 from trio_ws.channels.redis.cluster import SLOTS, Owner, key_slot, parse_nodes
 from trio_ws.channels.redis.cluster_routing import ClusterRouting
+from trio_ws.channels.redis.connection import command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -312,9 +313,7 @@ async def test_offsets_that_were_lost_are_not_those_of_other_messages() -> None:
     """A primary fails over to a replica that lacks some, and back, and has run all the time."""
     async with two_processes(replicas=1) as (one, two, cluster):
         first, second = cluster.nodes[0], cluster.nodes[3]
-        name = next(
-            text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is first
-        )
+        name = next(text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is first)
         async with two.handler.channels.subscribe(name, recover=True) as here:
             for number in range(5):
                 one.handler.publish(name, number)
@@ -346,9 +345,7 @@ async def test_what_a_replica_lacks_is_a_gap_and_the_rest_does_not_come_again(
     monkeypatch.setattr("trio_ws.channels.shared_histories._MAX_IDS", 3)
     async with two_processes(replicas=1) as (one, two, cluster):
         first, second = cluster.nodes[0], cluster.nodes[3]
-        name = next(
-            text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is first
-        )
+        name = next(text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is first)
         async with two.handler.channels.subscribe(name, recover=True) as here:
             for number in range(9):
                 one.handler.publish(name, number)
@@ -408,6 +405,32 @@ async def test_a_slot_that_moves_back_while_messages_are_under_way() -> None:
         for number in range(4, 7):
             one.handler.publish("room.1", number)
         assert await take(here, 6) == list(range(7))
+
+
+async def test_a_message_that_has_to_wait_is_taken_before_later_ones() -> None:
+    """The move of a slot is given up between two messages that are under way."""
+    async with (
+        two_processes() as (one, two, cluster),
+        two.handler.channels.subscribe("room.1", recover=True) as here,
+    ):
+        one.handler.publish("room.1", 0)
+        assert await take(here, 0) == [0]
+        await settled(one.broker)
+        await cluster.do("room.1", "DEL", "trio_ws:h{:room.1}o")  # as if it had expired
+        slot = b"%d" % cluster.slot_of("room.1")
+        other = await cluster.nodes[1].do("CLUSTER", "MYID")
+        if cluster.node_of(cluster.slot_of("room.1")) is cluster.nodes[1]:
+            other = await cluster.nodes[2].do("CLUSTER", "MYID")
+        exchange = one.broker._routing.link_of(b"trio_ws::room.1").exchange
+        assert exchange is not None
+        exchange.pending_replies.append((b"", []))
+        one.handler.publish("room.1", 1)
+        sent = command(b"CLUSTER", b"SETSLOT", slot, b"MIGRATING", other) + exchange.commands()
+        exchange.pending_replies.append((b"", []))
+        one.handler.publish("room.1", 2)
+        sent += command(b"CLUSTER", b"SETSLOT", slot, b"STABLE") + exchange.commands()
+        await exchange.send(sent)
+        assert await take(here, 2) == [1, 2]
 
 
 async def test_a_channel_that_is_left_and_subscribed_at_once() -> None:

@@ -27,6 +27,8 @@ from trio_ws import (
     WebSocketClient,
     WebSocketHandler,
 )
+from trio_ws.channels.redis.connection import command
+from trio_ws.channels.redis.histories import SCRIPTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -404,6 +406,29 @@ async def test_scripts_that_were_flushed_are_loaded_again() -> None:
         await redis.do("SCRIPT", "FLUSH")
         one.handler.publish("room.1", 1)
         assert await take(subscription, 1) == [1]
+
+
+async def test_a_message_that_was_refused_is_taken_before_later_ones() -> None:
+    """The scripts are flushed and loaded again by another program, while two messages are under way."""
+    async with (
+        two_processes() as (one, two, _),
+        two.handler.channels.subscribe("room.1", recover=True) as here,
+    ):
+        one.handler.publish("room.1", 0)
+        assert await take(here, 0) == [0]
+        await settled(one.broker)
+        exchange = one.broker._routing.links[0].exchange
+        assert exchange is not None
+        sent = command(b"SCRIPT", b"FLUSH")
+        exchange.pending_replies.append((b"", []))
+        one.handler.publish("room.1", 1)
+        sent += exchange.commands()
+        for script in SCRIPTS:
+            sent += command(b"SCRIPT", b"LOAD", script)
+            exchange.pending_replies.append((b"", []))
+        one.handler.publish("room.1", 2)
+        await exchange.send(sent + exchange.commands())
+        assert await take(here, 2) == [1, 2]
 
 
 @pytest.mark.parametrize("key", [None, b"k" * 16])

@@ -43,8 +43,10 @@ class ClusterExchange(Exchange):
     def _publish_command(self, channel: bytes, data: bytes) -> bytes:
         return command(*publish_words(self._sharded(channel), channel, data))
 
-    def append_words(self, message: Outgoing, *more: bytes) -> list[bytes]:
-        return super().append_words(message, self._sharded(message.channel), *more)
+    def append_words(
+        self, message: Outgoing, *more: bytes, after: tuple[bytes, int] | None = None
+    ) -> list[bytes]:
+        return super().append_words(message, self._sharded(message.channel), *more, after=after)
 
     def _declarations(self) -> list[list[bytes]]:
         return []  # the router knows where they belong
@@ -100,6 +102,11 @@ class ClusterExchange(Exchange):
                 self.pending_replies.popleft()
             return  # an error is about a channel that has moved, which needs no command
         super()._answered(reply)
+
+    def _out_of_order(self) -> None:
+        link = self._link
+        link.owner.redirected(link, link.queue.give_back(), "TRYAGAIN", None)
+        link.work.notify_all()
 
     def _redirected(self, verb: bytes, names: list[bytes], error: Exception) -> bool:
         kind, target = parse_redirect(error)

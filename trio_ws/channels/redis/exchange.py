@@ -21,6 +21,7 @@ from trio.lowlevel import enable_ki_protection
 from trio_ws.channels.redis.connection import CLOSING_ERRORS, command, error_code, error_text
 from trio_ws.channels.redis.histories import (
     LOST,
+    OUT_OF_ORDER,
     SCRIPTS,
     append_words,
     declared_key,
@@ -100,6 +101,7 @@ class Exchange:
         self._subscribed: set[Key] = set()
         self._refused: list[tuple[bytes, bytes]] = []  # refused subscriptions, to be retried one by one
         self._ping_sent = False
+        self._unanswered: dict[bytes, Outgoing] = {}  # the last one of each channel with a history
         self._run: bytes | None = None  # identifies the run of the Redis process, once it is known
 
     async def run(self) -> str:
@@ -168,7 +170,10 @@ class Exchange:
                 parts.append(self._publish_command(message.channel, data))
                 pending.append((self.PUBLISH, []))
             else:
-                parts.append(command(*self.append_words(message)))
+                before = self._unanswered.get(message.channel)
+                after = None if before is None else self._identify(before)
+                self._unanswered[message.channel] = message
+                parts.append(command(*self.append_words(message, after=after)))
                 pending.append((self.APPEND, []))
         return b"".join(parts)
 
@@ -242,19 +247,25 @@ class Exchange:
             self.pending_replies.append((self.QUESTION, []))
             self.questions.append(question)
 
-    def append_words(self, message: Outgoing, *more: bytes) -> list[bytes]:
-        """Return the words of the command that appends a message to its history, see `append_words`."""
-        form = self._delivery.format
+    def _identify(self, message: Outgoing) -> tuple[bytes, int]:
+        """Return the origin and the sequence number of a message."""
         if message.is_packed:
-            data = message.payload
-            origin, sequence = form.origin_of(data), form.sequence_of(data)
-        else:
-            origin, sequence = message.origin, message.sequence
-            channel, payload = message.channel, message.payload
+            form = self._delivery.format
+            return form.origin_of(message.payload), form.sequence_of(message.payload)
+        return message.origin, message.sequence
+
+    def append_words(
+        self, message: Outgoing, *more: bytes, after: tuple[bytes, int] | None = None
+    ) -> list[bytes]:
+        """Return the words of the command that appends a message to its history, see `append_words`."""
+        origin, sequence = self._identify(message)
+        data = message.payload
+        if not message.is_packed:
+            channel = message.channel
             if message.lost:
-                channel, payload = channel + LOST, b"%d" % message.lost
-            data = form.pack(origin, sequence, channel, payload)
-        return append_words(self.prefix, self.run_id, origin, sequence, message, data, *more)
+                channel, data = channel + LOST, b"%d" % message.lost
+            data = self._delivery.format.pack(origin, sequence, channel, data)
+        return append_words(self.prefix, self.run_id, origin, sequence, message, data, *more, after=after)
 
     @property
     def prefix(self) -> bytes:
@@ -321,9 +332,16 @@ class Exchange:
             raise BrokerError(f"{link.shown} sent an unexpected reply: {reply!r:.200}")
         verb, names = self.pending_replies.popleft()
         refused = isinstance(reply, Exception)
+        if verb is self.APPEND:
+            message = link.queue.first_sent
+            if self._unanswered.get(message.channel) is message:
+                del self._unanswered[message.channel]
         if refused and self._redirected(verb, names, reply):
             return
         if verb is self.PUBLISH or verb is self.APPEND:
+            if verb is self.APPEND and reply == OUT_OF_ORDER:
+                self._out_of_order()
+                return
             if refused:
                 link.refused(f"a message: {error_text(reply)}", log=error_code(reply) not in CLOSING_ERRORS)
                 if error_code(reply) in CLOSING_ERRORS:
@@ -351,6 +369,10 @@ class Exchange:
         else:
             link.problem = f"{link.shown} refused {verb.decode()} of '{shown(names[0])}': {error_text(reply)}"
             logger.warning("%s", link.problem)
+
+    def _out_of_order(self) -> None:
+        """Take a message back, because another one must be taken first."""
+        raise BrokerError(f"{self._link.shown} accepts messages again")
 
     def _redirected(self, verb: bytes, names: list[bytes], error: Exception) -> bool:
         """Whether an error says that another server must be asked."""

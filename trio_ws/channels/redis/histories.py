@@ -14,6 +14,8 @@ Invariants:
   changes nothing.
 - One script assigns the offset, stores the message, and publishes it to subscribers. Subscribers therefore
   receive messages in the order of their offsets.
+- A message is not taken before another one of its channel that was sent before it on the same connection. If
+  Redis refused that one, and has recovered since then, both have to be sent again.
 - A restarted Redis begins a new epoch, and so does a replica that becomes the primary, even one that was it
   before and has run since then. For each former epoch, it stores the offset up to which the history is the
   same. A position in a former epoch is valid up to that offset; later offsets may have been lost and then
@@ -46,6 +48,7 @@ __all__ = [
     "KEPT",
     "KEPT_GAP",
     "LOST",
+    "OUT_OF_ORDER",
     "SCRIPTS",
     "DeclaredHistories",
     "append_words",
@@ -80,9 +83,12 @@ _PAGE_ITEMS = 500
 _PAGE_BYTES = 262_144
 #: Maximum number of former epochs that are stored.
 _EPOCHS = 8
-#: Milliseconds for which a script trusts that its server has not been a replica. Becoming one, copying another
-#: primary and becoming the primary again takes longer.
+#: Milliseconds for which a script trusts that its server has not been a replica. It takes longer to become
+#: one, to copy another primary, and to become the primary again.
 _TRUSTED = 100
+
+#: The reply about a message that was sent after another one, which Redis has not taken.
+OUT_OF_ORDER = -2
 
 _LOAD_CHANNEL = """
 local meta, stream, origins = KEYS[1], KEYS[2], KEYS[3]
@@ -101,7 +107,8 @@ if not epoch or restarted or now < looked or now - looked >= TRUSTED then
   instance, looked = id, string.format('%.0f', now)
   if not epoch then
     epoch, n, earlier, size, oldest = fresh, 0, '', 0, 0
-    redis.call('HSET', meta, 'e', epoch, 'n', n, 'r', run, 'p', '', 'b', 0, 't', 0, 'i', instance, 'c', looked)
+    redis.call('HSET', meta, 'e', epoch, 'n', 0, 'r', run, 'p', '', 'b', 0, 't', 0, 'i', instance)
+    redis.call('HSET', meta, 'c', looked)
     redis.call('DEL', stream, origins)
   elseif restarted then
     local kept = epoch .. ' ' .. string.format('%.0f', n)
@@ -118,8 +125,10 @@ if not epoch or restarted or now < looked or now - looked >= TRUSTED then
 end
 """.replace("EPOCHS", str(_EPOCHS)).replace("TRUSTED", str(_TRUSTED))
 
-#: ARGV: run, fresh epoch, channel, origin, sequence, message, lost, items, bytes, milliseconds; with a
-#: cluster also the sharded channel, and whether to return the position instead of the number of receivers.
+#: ARGV: run, fresh epoch, channel, origin, sequence, message, lost, items, bytes, milliseconds, origin and
+#: sequence of the message that must be taken first, if any; with a cluster also the sharded channel, and
+#: whether to return the position instead of the number of receivers. It returns -1 if the message was taken
+#: before, and OUT_OF_ORDER if the other one was not. If there is no memory, that is the error for both.
 _APPEND = (
     _LOAD_CHANNEL
     + """
@@ -127,6 +136,13 @@ local channel, origin, sequence, data = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARG
 local lost, items, bytes, age = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local last = redis.call('HGET', origins, origin)
 if last and tonumber(last) >= sequence then return -1 end
+if ARGV[11] ~= '' then
+  local first = ARGV[11] == origin and last or redis.call('HGET', origins, ARGV[11])
+  if not first or tonumber(first) < tonumber(ARGV[12]) then
+    redis.call('HSET', meta, 'n', string.format('%.0f', n))
+    return OUT_OF_ORDER
+  end
+end
 if redis.call('HLEN', origins) > MAX_ORIGINS then redis.call('DEL', origins) end
 redis.call('HSET', origins, origin, ARGV[5])
 redis.call('PEXPIRE', origins, ORIGINS_REMEMBERED)
@@ -143,7 +159,7 @@ if lost > 0 then field, head = 'g', 'twg1' end
 redis.call('XADD', stream, id, field, data)
 local message = head .. epoch .. ' ' .. offset .. ' ' .. data
 local reached = 0
-if ARGV[11] then reached = redis.call('SPUBLISH', ARGV[11], message) end
+if ARGV[13] then reached = redis.call('SPUBLISH', ARGV[13], message) end
 reached = reached + redis.call('PUBLISH', channel, message)
 size = size + 512 + #data
 if oldest == 0 then oldest = now end
@@ -162,9 +178,10 @@ end
 redis.call('HSET', meta, 'n', offset, 'b', size, 't', string.format('%.0f', oldest))
 redis.call('PEXPIRE', stream, age)
 redis.call('PEXPIRE', meta, REMEMBERED)
-if ARGV[12] then return head .. epoch .. ' ' .. offset .. ' ' end
+if ARGV[14] then return head .. epoch .. ' ' .. offset .. ' ' end
 return reached
 """.replace("MAX_ORIGINS", str(_MAX_ORIGINS))
+    .replace("OUT_OF_ORDER", str(OUT_OF_ORDER))
     .replace("MAX_LATEST", str(_MAX_LATEST))
     .replace("ORIGINS_REMEMBERED", str(_ORIGINS_REMEMBERED))
     .replace("REMEMBERED", str(_REMEMBERED))
@@ -254,13 +271,17 @@ def append_words(
     message: Outgoing,
     data: bytes,
     *more: bytes,
+    after: tuple[bytes, int] | None = None,
 ) -> list[bytes]:
     """Return the words of the command that appends a message to its channel's history, and publishes it.
+
+    ``after`` is the origin and the sequence number of the message that must be taken first.
 
     With a cluster, ``more`` begins with the sharded channel. The key of `latest_key` then belongs to another
     slot, and `note_words` is sent separately.
     """
     assert message.history is not None
+    first_origin, first_sequence = after or (b"", 0)
     keys = _keys(prefix, message.channel)
     if message.history.latest and not more:
         keys.append(latest_key(prefix, message.channel))
@@ -268,6 +289,7 @@ def append_words(
         *(b"EVALSHA", _APPEND_NAME, b"%d" % len(keys), *keys),
         *(run, _fresh(), message.channel, origin, b"%d" % sequence, data, b"%d" % message.lost),
         *_bounds(message.history),
+        *(first_origin, b"%d" % first_sequence),
         *more,
     ]
 

@@ -231,6 +231,11 @@ class PublishQueue:
         self._bytes += message.size
         return message
 
+    @property
+    def first_sent(self) -> Outgoing:
+        """The oldest message that is sent and unanswered."""
+        return self._sent[0]
+
     def answered(self, *, taken: bool) -> None:
         """Record the answer of Redis to the oldest sent message: accepted or refused."""
         message = self._sent.popleft()
