@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.support.redis import RedisServer
     from tests.support.redis_cluster import RedisCluster
     from trio_ws import Packet, Subscription
 
@@ -247,12 +248,17 @@ async def test_a_slot_moves_while_messages_flow() -> None:
 
 async def gaps_until_last(subscription: Subscription, last: dict[str, int]) -> int:
     """Receive up to the last number of each publisher, and check the order; return the number of gaps."""
+    return check_numbers(await until_last(subscription, last), last)
+
+
+async def until_last(subscription: Subscription, last: dict[str, int]) -> list[Packet]:
+    """Receive up to the last number of each publisher."""
     got: list[Packet] = []
     missing = set(last)
     while missing:
         got.append(await subscription.receive())
         missing -= {name for name in last if got[-1].data == [name, last[name]]}
-    return check_numbers(got, last)
+    return got
 
 
 async def test_a_slot_that_is_being_moved_for_long() -> None:
@@ -309,56 +315,79 @@ async def test_a_primary_that_is_killed() -> None:
             assert await take(here, "from outside") == ["from outside"]
 
 
+def name_at(cluster: RedisCluster, node: RedisServer) -> str:
+    """Return the name of a channel at a node."""
+    return next(text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is node)
+
+
 async def test_offsets_that_were_lost_are_not_those_of_other_messages() -> None:
     """A primary fails over to a replica that lacks some, and back, and has run all the time."""
-    async with two_processes(replicas=1) as (one, two, cluster):
+    async with two_processes(replicas=1) as (one, two, cluster), Publisher(cluster.url) as publisher:
+        await until_declared(cluster)
         first, second = cluster.nodes[0], cluster.nodes[3]
-        name = next(text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is first)
+        name = name_at(cluster, first)
         async with two.handler.channels.subscribe(name, recover=True) as here:
+            await settled(two.broker)
             for number in range(5):
-                one.handler.publish(name, number)
-            assert await take(here, 4) == list(range(5))
+                await publisher.publish(name, number)
             await cluster.until_replicated()
             await cluster.cut_off(second, first)
-            one.handler.publish(name, "lost")
-            one.handler.publish(name, "lost, too")
-            packets = [await here.receive() for _ in range(2)]
-            assert packets[1].data == "lost, too"
-            await settled(two.broker)
+            await publisher.publish(name, "lost")
+            await publisher.publish(name, "lost, too")
+            packets = [await here.receive() for _ in range(7)]
+            assert packets[-1].data == "lost, too"
+        await settled(two.broker)
         await cluster.take_over(second, first, losing=True)
         await cluster.reconnect(first)
         await cluster.take_over(first, second, losing=False)
-        await until(lambda: one.broker.state == two.broker.state == "connected")
-        async with Publisher(cluster.url) as publisher:
-            for number in range(5, 9):
-                await publisher.publish(name, number)
-        async with two.handler.channels.subscribe(name, after=packets[1].position) as late:
+        for number in range(5, 9):
+            await publisher.publish(name, number)
+        async with two.handler.channels.subscribe(name, after=packets[-1].position) as late:
             one.handler.publish(name, "end")
             assert await take(late, "end") == [("gap", None), "end"]
         async with two.handler.channels.subscribe(name, last=20) as late:
-            assert (await take(late, "end"))[:5] == list(range(5)), "the rest is kept"
+            assert await take(late, "end") == [*range(9), "end"], "the rest is kept"
 
 
 async def test_what_a_replica_lacks_is_a_gap_and_the_rest_does_not_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("trio_ws.channels.shared_histories._MAX_IDS", 3)
-    async with two_processes(replicas=1) as (one, two, cluster):
+    async with two_processes(replicas=1) as (one, two, cluster), Publisher(cluster.url) as publisher:
+        await until_declared(cluster)
         first, second = cluster.nodes[0], cluster.nodes[3]
-        name = next(text for n in range(99) if cluster.node_of(cluster.slot_of(text := f"room.{n}")) is first)
+        name = name_at(cluster, first)
         async with two.handler.channels.subscribe(name, recover=True) as here:
+            await settled(two.broker)
             for number in range(9):
                 one.handler.publish(name, number)
             assert await take(here, 8) == list(range(9))
             await cluster.until_replicated()
             await cluster.cut_off(second, first)
-            one.handler.publish(name, "lost")
+            await publisher.publish(name, "lost")
             assert await take(here, "lost") == ["lost"]
-            await settled(one.broker)
             await cluster.take_over(second, first, losing=True)
             for number in range(9, 12):
                 one.handler.publish(name, number)
             assert await take(here, 11) == [("gap", None), 9, 10, 11]
+
+
+async def test_what_a_replica_lacks_is_sent_again() -> None:
+    async with two_processes(replicas=1) as (one, two, cluster):
+        first, second = cluster.nodes[0], cluster.nodes[3]
+        name = name_at(cluster, first)
+        one.handler.publish(name, 1)
+        await settled(one.broker)
+        await cluster.until_replicated()
+        await cluster.cut_off(second, first)
+        for number in range(2, 6):
+            one.handler.publish(name, number)
+        await settled(one.broker)
+        await cluster.take_over(second, first, losing=True)
+        one.handler.publish(name, 6)
+        async with two.handler.channels.subscribe(name, last=20) as here:
+            assert await take(here, 6) == list(range(1, 7))
+        assert one.broker.statistics().published == 6
 
 
 async def test_plain_channels_have_a_gap_only_where_something_may_be_lost() -> None:
@@ -537,6 +566,61 @@ async def test_anything_that_happens_to_a_cluster(seed: int) -> None:
             assert await gaps_until_last(subscription, last) == 0, "nothing was lost"
 
 
+@pytest.mark.parametrize("seed", range(how_many(1)))
+async def test_primaries_that_fail_while_messages_flow(seed: int) -> None:
+    """Each subscriber has all messages in order and once, and gaps only if a new primary has lacked some."""
+    generator = random.Random(seed)
+    async with (
+        two_processes(replicas=3) as (one, two, cluster),
+        one.handler.channels.subscribe("long", recover=True, max_items=100_000) as here,
+        two.handler.channels.subscribe("long", recover=True, max_items=100_000) as there,
+    ):
+        primary = cluster.node_of(cluster.slot_of("long"))
+        replica = cluster.nodes[3 + cluster.nodes.index(primary)]
+        counts = {"one": [0], "two": [0]}
+        kinds = [generator.choice(["kill", "fail over", "lose some", "cut", "stop"]) for _ in range(3)]
+        async with trio.open_nursery() as nursery:
+            for name, each in (("one", one), ("two", two)):
+                nursery.start_soon(publish_forever, each, name, counts[name], generator)
+            for kind in kinds:
+                await trio.sleep(generator.uniform(0, 0.5))
+                match kind:
+                    case "cut":
+                        await primary.do("CLIENT", "KILL", "TYPE", "pubsub")
+                        continue
+                    case "stop":
+                        primary.pause()
+                        await trio.sleep(0.4)
+                        primary.resume()
+                        continue
+                    case "kill":
+                        await primary.kill()
+                        await cluster.until_primary(replica)
+                        await trio.sleep(generator.uniform(0, 0.5))
+                        await primary.start()
+                        await cluster.until_copying(primary)
+                    case "fail over":
+                        await cluster.take_over(replica, primary, losing=False)
+                    case _:  # lose some
+                        await cluster.cut_off(replica, primary)
+                        await trio.sleep(generator.uniform(0, 0.3))
+                        await cluster.take_over(replica, primary, losing=True)
+                        await cluster.reconnect(primary)
+                primary, replica = replica, primary
+            nursery.cancel_scope.cancel()
+        for each in (one, two):
+            await settled_in_view(each.broker)
+        last = {name: count[0] + 1 for name, count in counts.items()}
+        for name, each in (("one", one), ("two", two)):
+            each.handler.publish("long", [name, last[name]])
+        for subscription in (here, there):
+            got = await until_last(subscription, last)
+            assert check_numbers(got, last) <= kinds.count("kill") + kinds.count("lose some")
+            for name, end in last.items():
+                numbers = [packet.data[1] for packet in got if packet.data and packet.data[0] == name]
+                assert numbers == list(range(1, end + 1)), "nothing is missing, even where a gap was told"
+
+
 async def test_tls_and_a_user_with_few_rights(tmp_path: Path) -> None:
     trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
@@ -610,6 +694,18 @@ async def test_cancelled_at_any_time_it_leaves_no_task() -> None:
                     await trio.sleep_forever()
             assert our_tasks() == []
             assert broker.state in ("new", "closed")
+        for node in cluster.nodes:
+            await node.until_clients(0)
+
+
+async def test_a_publisher_that_is_cancelled_leaves_no_connection() -> None:
+    async with redis_cluster() as cluster:
+        with trio.CancelScope() as scope:
+            async with Publisher(cluster.url) as publisher:
+                for number in range(30):
+                    await publisher.publish(str(number), number)
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
         for node in cluster.nodes:
             await node.until_clients(0)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_ws import History
 from trio_ws.channels.redis.publish_queue import PublishQueue
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def numbers(queue: PublishQueue, max_items: int = 100, max_bytes: int = 1000) -> list[int]:
@@ -46,6 +51,49 @@ def test_no_more_is_on_its_way_than_was_asked_for_but_one_may_be_large() -> None
     queue.answered(taken=False)
     assert numbers(queue, max_items=2) == [4]
     assert (queue.published, queue.dropped, len(queue)) == (1, 1, 2)
+
+
+def test_accepted_messages_with_a_history_are_sent_again_before_all_others() -> None:
+    queue = PublishQueue(6, 1000)
+    queue.origin = b"first"
+    for number in range(1, 7):
+        queue.put(b"c", b"%d" % number, History() if number != 2 else None)
+    sent = queue.take(4, 1000)
+    for _ in range(3):
+        queue.answered(taken=True)
+    queue.connection_lost()
+    queue.origin = b"second"
+    queue.send_again()
+    again = queue.take(10, 1000)
+    assert [int(message.payload) for message in again] == [1, 3, 4, 5, 6], "2 has no history"
+    assert [message[:1] + message[6:7] for message in again[:3]] == [
+        message[:1] + message[6:7] for message in (sent[0], sent[2], sent[3])
+    ], "with their former numbers"
+    for taken in (True, False, True, True, True):
+        queue.answered(taken=taken)
+    assert (queue.published, queue.dropped, len(queue)) == (6, 0, 0), "each is counted once"
+
+
+def test_accepted_messages_are_remembered_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, other = PublishQueue(5, 1000, int), PublishQueue(3, 1000, int)
+    for number in range(1, 5):
+        queue.put(b"1", b"%d" % number, History())
+    assert numbers(queue) == [1, 2, 3, 4]
+    for _ in range(4):
+        queue.answered(taken=True)
+    for number in (5, 6):
+        queue.put(b"1", b"%d" % number, History())
+    other.put(b"2", b"20", History())
+    queue.hold([1])
+    queue.move([1], other)
+    assert queue.dropped == other.dropped == 0
+    other.release([1])
+    assert sorted(numbers(other)) == [5, 6, 20], "nothing is dropped for them"
+    for _ in range(3):
+        other.answered(taken=True)
+    monkeypatch.setattr("trio_ws.channels.redis.publish_queue._REMEMBERED", 0.0)
+    other.send_again()
+    assert numbers(other) == [], "too old"
 
 
 def test_unanswered_messages_are_sent_again_in_order() -> None:

@@ -26,8 +26,7 @@ class RedisCluster:
     """See the module docstring. Made by `redis_cluster`.
 
     Attributes:
-        nodes: the primaries at the start, each with a third of the slots, and the replica of the first if
-            there is one.
+        nodes: the primaries at the start, each with a third of the slots, and then their replicas.
     """
 
     def __init__(self, nodes: list[RedisServer]) -> None:
@@ -54,12 +53,22 @@ class RedisCluster:
         for node in self.nodes:
             await self._until(node, "INFO", f"cluster_known_nodes:{len(self.nodes)}")
             await self._until(node, "INFO", "cluster_state:ok")
-        for node in self.nodes[len(primaries) :]:
-            await node.do("CLUSTER", "REPLICATE", self._ids[primaries[0].port])
-            while b"master_link_status:up" not in await node.do("INFO", "replication"):
+        for primary, node in zip(primaries, self.nodes[len(primaries) :], strict=False):
+            await node.do("CLUSTER", "REPLICATE", self._ids[primary.port])
+            await self.until_copying(node)
+        for node in primaries:
+            while (await node.do("CLUSTER", "NODES")).count(b" slave ") < replicas:
                 await trio.sleep(_PAUSE)
-            for primary in primaries:
-                await self._until(primary, "NODES", " slave ")
+
+    async def until_copying(self, node: RedisServer) -> None:
+        """Wait until a node is a replica, and receives what its primary writes."""
+        while b"master_link_status:up" not in await node.do("INFO", "replication"):
+            await trio.sleep(_PAUSE)
+
+    async def until_primary(self, node: RedisServer) -> None:
+        """Wait until a node is a primary."""
+        while b"role:master" not in await node.do("INFO", "replication"):
+            await trio.sleep(_PAUSE)
 
     async def _until(self, node: RedisServer, what: str, text: str) -> None:
         while text.encode() not in await node.do("CLUSTER", what):
@@ -115,10 +124,13 @@ class RedisCluster:
             primary: of which it is a replica.
             losing: whether it takes over what it has; otherwise it waits for the rest.
         """
-        await replica.do("CLUSTER", "FAILOVER", *(["TAKEOVER"] if losing else []))
-        for node, role in ((replica, b"role:master"), (primary, b"master_link_status:up")):
-            while role not in await node.do("INFO", "replication"):
-                await trio.sleep(_PAUSE)
+        taken = False
+        while not taken:  # Redis gives it up after 5 seconds
+            await replica.do("CLUSTER", "FAILOVER", *(["TAKEOVER"] if losing else []))
+            with trio.move_on_after(6):
+                await self.until_primary(replica)
+                taken = True
+        await self.until_copying(primary)
 
     async def cut_off(self, replica: RedisServer, primary: RedisServer) -> None:
         """Have a replica receive nothing more from its primary, until that is its replica itself."""
@@ -149,7 +161,7 @@ async def redis_cluster(*options: str, replicas: int = 0) -> AsyncIterator[Redis
 
     Args:
         options: additional command-line arguments; ``{tls}`` in them is replaced by another free port.
-        replicas: 1 for a replica of the first primary.
+        replicas: 1 for a replica of the first primary, 3 for one of each.
     """
     async with AsyncExitStack() as stack:
         nodes = []

@@ -69,7 +69,9 @@ class RedisBroker(Broker):
             of Redis 7 with these nodes among others, ``rediss+cluster://`` with TLS. User and password are
             those of Redis.
         prefix: prefix of every channel's name at Redis. Processes with the same prefix exchange messages.
-        max_queue_items: messages that may wait for Redis, or for each primary of a cluster.
+        max_queue_items: messages that may wait for Redis, or for each primary of a cluster. As far as there
+            is room, messages with a history are remembered for 30 seconds after Redis has accepted them, and
+            sent again to a server that replaces it.
         max_queue_bytes: bytes of their names and payloads; default 16 MiB.
         max_message_bytes: bytes of one payload; default 1 MiB. A larger message is neither published nor
             accepted; both cases are counted and logged.

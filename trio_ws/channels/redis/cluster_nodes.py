@@ -14,13 +14,13 @@ from trio_ws.errors import BrokerError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from trio_ws.channels.redis.cluster import Address, Owner
     from trio_ws.channels.redis.connection import RedisConnection
     from trio_ws.channels.redis.url import RedisURL
 
-__all__ = ["fetch_owners", "open_node"]
+__all__ = ["close_all", "fetch_owners", "open_node"]
 
 #: Seconds in which a node must show its view before the next one is asked.
 _VIEW_TIMEOUT = 1.0
@@ -56,6 +56,13 @@ async def open_node(
     except BaseException:
         await connection.aclose()
         raise
+
+
+async def close_all(connections: Iterable[RedisConnection]) -> None:
+    """Close all connections at once, even if cancelled."""
+    with trio.CancelScope(shield=True):
+        for connection in connections:
+            await connection.aclose()
 
 
 async def fetch_owners(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_ws.channels.redis.cluster import key_slot, parse_redirect
-from trio_ws.channels.redis.cluster_nodes import fetch_owners, open_node
+from trio_ws.channels.redis.cluster_nodes import close_all, fetch_owners, open_node
 from trio_ws.channels.redis.connection import command
 from trio_ws.channels.redis.histories import CLUSTER_SCRIPTS, SCRIPTS, parse_run
 from trio_ws.errors import BrokerError
@@ -65,8 +65,7 @@ class ClusterClient:
     async def aclose(self) -> None:
         """Close all connections at once, even if cancelled."""
         nodes, self._nodes, self._owners = self._nodes, {}, {}
-        for node in nodes.values():
-            await node.connection.aclose()
+        await close_all(node.connection for node in nodes.values())
 
     async def send(self, key: bytes, make: Callable[[Node], list[bytes]]) -> tuple[Reply, Node | None]:
         """Send a command to the node that has a key, and follow redirections.

@@ -30,7 +30,7 @@ from trio_ws.channels.redis.cluster import (
     sharded_channel,
 )
 from trio_ws.channels.redis.cluster_exchange import ClusterExchange
-from trio_ws.channels.redis.cluster_nodes import fetch_owners, open_node
+from trio_ws.channels.redis.cluster_nodes import close_all, fetch_owners, open_node
 from trio_ws.channels.redis.cluster_questions import Declare, LatestNotes, Nudge, RedirectedAppend
 from trio_ws.channels.redis.link import Link
 from trio_ws.channels.redis.routing import Routing
@@ -133,8 +133,7 @@ class ClusterRouting(Routing):
                     self._url, address, self._ssl_context, self.connect_timeout
                 )
         except BaseException:
-            for connection in connections.values():
-                await connection.aclose()
+            await close_all(connections.values())
             raise
         self._by_address = {address: self._make_link(address) for address in addresses}
         for slot, owner in owners.items():

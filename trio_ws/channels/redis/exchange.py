@@ -290,6 +290,7 @@ class Exchange:
                     raise BrokerError(f"{link.shown} did not answer a PING for {link.ping_timeout} s")
                 self.pinged = True
                 self._ping_sent = False
+                link.queue.forget_accepted()
                 link.work.notify_all()
                 continue
             self.pinged = False  # any data shows that Redis is alive
@@ -351,6 +352,7 @@ class Exchange:
             self._answered_question(reply)
         elif verb is _INFO:
             self._run = b"" if refused else parse_run(reply)
+            link.served_by(self._run)
             if not self._run:
                 logger.warning("%s does not say when it was started; it must not lose data", link.shown)
             link.work.notify_all()

@@ -104,7 +104,8 @@ if not epoch or restarted or now < looked or now - looked >= TRUSTED then
   local said = redis.pcall('INFO', 'replication')
   local id = type(said) == 'string' and string.match(said, 'master_replid:(%w+)') or ''
   restarted = restarted or (instance ~= '' and id ~= '' and id ~= instance)
-  instance, looked = id, string.format('%.0f', now)
+  if restarted or id ~= '' then instance = id end
+  looked = string.format('%.0f', now)
   if not epoch then
     epoch, n, earlier, size, oldest = fresh, 0, '', 0, 0
     redis.call('HSET', meta, 'e', epoch, 'n', 0, 'r', run, 'p', '', 'b', 0, 't', 0, 'i', instance)

@@ -148,6 +148,7 @@ class LinkState:
         self.owner = owner
         self._overflow = 0  # messages dropped since the queue was last empty
         self._refusals = ThrottledWarning()
+        self._run = b""
 
     @property
     def ping_interval(self) -> float:
@@ -242,6 +243,12 @@ class LinkState:
             logger.warning("dropped %d messages that could not be sent to %s", left, self.shown)
 
     # -- called by the exchange ---------------------------------------------------------------------
+
+    def served_by(self, run: bytes) -> None:
+        """Note which run of which Redis process is connected now. Nothing was published to it yet."""
+        if run and self._run and run != self._run:
+            self.queue.send_again()
+        self._run = run or self._run
 
     def take_changes(self) -> dict[Key, None]:
         changed, self.changed = self.changed, {}

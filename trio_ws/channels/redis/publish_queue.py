@@ -6,21 +6,30 @@ broke return to their old place in the queue; receivers recognise duplicates by 
 messages of a channel with a history are dropped, one message with their number takes their place, unless the
 history keeps only the newest message.
 
+A server may accept a message and then fail, before the server that takes over has received it. Messages with
+a history are therefore remembered for a while after they were accepted, as far as the bounds leave room, and
+sent again to the new server. It takes only those that it lacks, by their sequence numbers.
+
 With a cluster, the messages of a hash slot can be held while the slot moves to another server. They keep
 their order, count towards the bounds, and are released here or moved to the queue of that server.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from trio_ws.channels.history import History
 
 __all__ = ["Outgoing", "PublishQueue"]
+
+#: Seconds for which accepted messages are remembered: more than it takes until a cluster has replaced a
+#: primary that it cannot reach (15 seconds by default), and until that is noticed here.
+_REMEMBERED = 30.0
 
 
 class Outgoing(NamedTuple):
@@ -36,6 +45,7 @@ class Outgoing(NamedTuple):
         is_packed: whether the payload is a whole message of another program, with its own sequence number.
         origin: of the sequence number.
         tried_elsewhere: whether it was taken by `PublishQueue.first_held`, and may be published already.
+        accepted: whether it was accepted and counted before, and is sent again to another server.
     """
 
     sequence: int
@@ -46,6 +56,7 @@ class Outgoing(NamedTuple):
     is_packed: bool = False
     origin: bytes = b""
     tried_elsewhere: bool = False
+    accepted: bool = False
 
     @property
     def size(self) -> int:
@@ -118,6 +129,8 @@ class PublishQueue:
         self._bytes = 0
         self._sent_bytes = 0
         self._sequence = 0
+        self._accepted: deque[tuple[float, Outgoing]] = deque()  # and when; oldest first
+        self._accepted_bytes = 0
         self._lost: dict[bytes, _Lost] = {}  # by channel
         self._losses_first: dict[
             bytes, None
@@ -154,18 +167,18 @@ class PublishQueue:
         else:
             self._waiting.append(message)
         self._bytes += message.size
-        if (
-            len(self._waiting) + len(self._sent) + self._held_items > self._max_items
-            or self._bytes > self._max_bytes
-        ):
+        if self._accepted:
+            self.forget_accepted()
+        if self._is_overfull:
             self._make_room()
 
     @property
+    def _items(self) -> int:
+        return len(self._waiting) + len(self._sent) + self._held_items
+
+    @property
     def _is_overfull(self) -> bool:
-        return (
-            len(self._waiting) + len(self._sent) + self._held_items > self._max_items
-            or self._bytes > self._max_bytes
-        )
+        return self._items > self._max_items or self._bytes > self._max_bytes
 
     def _make_room(self) -> None:
         while self._is_overfull and (self._waiting or self._held_items):
@@ -182,8 +195,8 @@ class PublishQueue:
 
     def _drop(self, message: Outgoing, sequence: int) -> None:
         """Count a message as dropped, and as lost if the channel has a history."""
-        self.dropped += not message.lost
-        if message.history is None or message.history.latest or message.is_packed:
+        self.dropped += not (message.lost or message.accepted)
+        if message.history is None or message.history.latest or message.is_packed or message.accepted:
             return
         known = self._lost.pop(message.channel, None)
         count = (message.lost or 1) + (known.number if known is not None else 0)
@@ -208,7 +221,7 @@ class PublishQueue:
             if not message.sequence:
                 self._sequence += 1
                 # The constructor takes half the time of _replace().
-                _, channel, payload, history, lost, is_packed, _, _ = message
+                _, channel, payload, history, lost, is_packed, _, _, _ = message
                 message = Outgoing(self._sequence, channel, payload, history, lost, is_packed, self.origin)
             self._sent_bytes += message.size
             self._sent.append(message)
@@ -242,10 +255,61 @@ class PublishQueue:
         self.answers += 1
         self._bytes -= message.size
         self._sent_bytes -= message.size
-        if not taken:
+        if taken:
+            self._accept(message)
+        else:
             self._drop(message, 0)
-        elif not message.lost:
-            self.published += 1
+
+    def _accept(self, message: Outgoing) -> None:
+        self.published += not (message.lost or message.accepted)
+        if message.history is not None:
+            self._accepted.append((time.monotonic(), message))
+            self._accepted_bytes += message.size
+            self.forget_accepted()
+
+    def forget_accepted(self) -> None:
+        """Forget accepted messages that are too old, or for which there is no room."""
+        oldest = time.monotonic() - _REMEMBERED
+        accepted = self._accepted
+        while accepted and (
+            accepted[0][0] <= oldest
+            or self._items + len(accepted) > self._max_items
+            or self._bytes + self._accepted_bytes > self._max_bytes
+        ):
+            self._accepted_bytes -= accepted.popleft()[1].size
+
+    def _take_accepted(self, slots: Container[int] | None, room: PublishQueue) -> list[Outgoing]:
+        """Take accepted messages to be sent again, of these or of all slots: the newest, if room is short."""
+        self.forget_accepted()
+        kept: deque[tuple[float, Outgoing]] = deque()
+        taken: list[Outgoing] = []
+        items, size = room._max_items - room._items, room._max_bytes - room._bytes
+        for at, message in reversed(self._accepted):
+            if slots is not None and self._slot_of(message.channel) not in slots:
+                kept.appendleft((at, message))
+                continue
+            items -= 1
+            size -= message.size
+            if items >= 0 and size >= 0:
+                taken.append(message._replace(accepted=True))
+        self._accepted = kept
+        self._accepted_bytes = sum(message.size for _, message in kept)
+        return taken[::-1]
+
+    def send_again(self) -> None:
+        """Send accepted messages again, before all others, as another server has taken over."""
+        self._put_first(self._take_accepted(None, self))
+
+    def _put_first(self, messages: list[Outgoing]) -> None:
+        """Put messages before all others, of held slots too."""
+        for message in reversed(messages):
+            held = self._held.get(self._slot_of(message.channel)) if self._held else None
+            if held is None:
+                self._waiting.appendleft(message)
+            else:
+                held.returned.insert(0, message)
+                self._held_items += 1
+            self._bytes += message.size
 
     def connection_lost(self) -> None:
         """Queue all unanswered messages again."""
@@ -266,7 +330,8 @@ class PublishQueue:
     def drop_all(self) -> int:
         """Drop all messages, and return their number."""
         held = [message for one in self._held.values() for message in one]
-        count = sum(not message.lost for message in (*self._waiting, *self._sent, *held))
+        every = (*self._waiting, *self._sent, *held)
+        count = sum(not (message.lost or message.accepted) for message in every)
         self._held.clear()
         self._held_items = 0
         self.dropped += count
@@ -274,7 +339,8 @@ class PublishQueue:
         self._sent.clear()
         self._lost.clear()
         self._losses_first.clear()
-        self._bytes = self._sent_bytes = 0
+        self._accepted.clear()
+        self._bytes = self._sent_bytes = self._accepted_bytes = 0
         return count
 
     # -- slots that move ----------------------------------------------------------------------------
@@ -314,7 +380,7 @@ class PublishQueue:
         self._sent_bytes -= message.size
         slot = self._slot_of(message.channel)
         self.hold([slot])
-        is_first_attempt = message.origin == self.origin and not message.tried_elsewhere
+        is_first_attempt = message.origin == self.origin and not (message.tried_elsewhere or message.accepted)
         if is_first_attempt and not message.is_packed:
             message = message._replace(sequence=0, origin=b"")
         self._held[slot].returned.append(message)
@@ -356,13 +422,17 @@ class PublishQueue:
         held.returned.pop(0)
         self._held_items -= 1
         self._bytes -= message.size
-        if not taken:
+        if taken:
+            self._accept(message)
+        else:
             self._drop(message, 0)
-        elif not message.lost:
-            self.published += 1
 
     def move(self, slots: Iterable[int], other: PublishQueue) -> None:
-        """Move the messages of held slots to another queue, which holds these slots from now on."""
+        """Move the messages of held slots to another queue, which holds these slots from now on.
+
+        Those that were accepted are sent again there.
+        """
+        slots = set(slots)
         for slot in slots:
             held = self._held.pop(slot, None)
             if held is None:
@@ -376,8 +446,8 @@ class PublishQueue:
             target.returned[:0] = messages
             other._held_items += len(messages)
             other._bytes += size
-        moved = set(slots)
-        for channel in [one for one in self._lost if self._slot_of(one) in moved]:
+        other._put_first(self._take_accepted(slots, other))
+        for channel in [one for one in self._lost if self._slot_of(one) in slots]:
             other._lost[channel] = self._lost.pop(channel)
             if channel in self._losses_first:
                 del self._losses_first[channel]
