@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +46,10 @@ QUICK: dict[str, Any] = {"ping_interval": 0.2, "ping_timeout": 0.5}
 
 @asynccontextmanager
 async def two_processes(
-    *, replicas: int = 0, **options: Any
+    *, replicas: int = 0, spare: int = 0, **options: Any
 ) -> AsyncIterator[tuple[Process, Process, RedisCluster]]:
     async with (
-        redis_cluster(replicas=replicas) as cluster,
+        redis_cluster(replicas=replicas, spare=spare) as cluster,
         process(cluster, **{**QUICK, **options}) as one,
         process(cluster, **{**QUICK, **options}) as two,
     ):
@@ -150,6 +152,19 @@ async def test_publishers(key: bytes | None) -> None:
             await cluster.end_move(slot, source, target)
             await publisher.publish("room.1", ["room.1", 5])
             assert await take(inbox, ["room.1", 5]) == [["room.1", 5]]
+
+
+async def test_the_command_that_publishes() -> None:
+    async with two_processes() as (one, two, cluster):
+        await settled(one.broker)
+        await until_declared(cluster)
+        async with two.handler.channels.subscribe(["room.1", "plain"], recover=True) as inbox:
+            await settled(two.broker)
+            for name in ("room.1", "plain"):
+                command = [sys.executable, "-m", "trio_ws", "publish", cluster.url, name, '{"b": 2}']
+                done = await trio.run_process(command, capture_stdout=True, env=dict(os.environ))
+                assert done.stdout == b"1\n"
+                assert (await inbox.receive()).data == {"b": 2}
 
 
 async def until_declared(cluster: RedisCluster) -> None:
@@ -408,6 +423,23 @@ async def test_plain_channels_have_a_gap_only_where_something_may_be_lost() -> N
             one.handler.publish(safe, 1)
             assert await take(here, 1) == [("gap", None), 1]
             assert await take(there, 1) == [1]
+
+
+async def test_a_slot_whose_new_node_is_lost_while_it_moves() -> None:
+    """Nothing waits for that node: the slot stays where it is."""
+    async with two_processes(spare=1) as (one, two, cluster):
+        slot = cluster.slot_of("room.1")
+        source, target = cluster.node_of(slot), cluster.nodes[3]
+        await cluster.begin_to_move(slot, source, target)
+        await target.kill()
+        routing = one.broker._routing
+        one.handler.publish("room.1", 1)  # as the channel has no keys yet, that is sent to the target
+        await until(lambda: len(routing.links) == 4)
+        await source.do("CLUSTER", "SETSLOT", str(slot), "STABLE")
+        async with two.handler.channels.subscribe("room.1", last=1) as here:
+            assert await take(here, 1) == [1]
+        await until(lambda: len(routing.links) == 3)
+        assert one.broker.state == "connected"
 
 
 async def test_a_slot_that_moves_back_while_messages_are_under_way() -> None:

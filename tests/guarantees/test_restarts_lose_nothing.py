@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import trio
 from tests.support.followers import ROOMS, Follower, followers, group, renew
 from tests.support.killed_servers import measure
 from tests.support.redis import redis_server
+from tests.support.redis_cluster import redis_cluster
 from trio_ws import ConnectionClosedError, WebSocketClient
 
 if TYPE_CHECKING:
@@ -74,6 +76,12 @@ async def test_a_worker_that_is_stopped_and_goes_on() -> None:
         check(everyone, numbers.last)
 
 
+#: One Redis, and a cluster.
+either_redis = pytest.mark.parametrize(
+    "serving", [functools.partial(redis_server, patience=PATIENCE), redis_cluster], ids=["one", "cluster"]
+)
+
+
 async def enter(url: str, name: str, *, task_status: trio.TaskStatus[tuple[int, WebSocketClient]]) -> None:
     """Be present in a room, and report the process that serves the client."""
     async with WebSocketClient(url) as client, client.stream("enter", "room.1", name) as stream:
@@ -81,9 +89,10 @@ async def enter(url: str, name: str, *, task_status: trio.TaskStatus[tuple[int, 
         await trio.sleep_forever()
 
 
-async def test_people_of_a_killed_worker_are_gone_and_those_of_a_stopped_one_come_back() -> None:
+@either_redis
+async def test_people_of_a_killed_worker_are_gone_and_those_of_a_stopped_one_come_back(serving: Any) -> None:
     async with (
-        redis_server(patience=PATIENCE) as redis,
+        serving() as redis,
         group(redis.url) as workers,
         trio.open_nursery() as nursery,
     ):
@@ -137,9 +146,10 @@ async def be(
             heard.append((exc.code, exc.reason))
 
 
-async def test_users_are_reached_in_all_processes() -> None:
+@either_redis
+async def test_users_are_reached_in_all_processes(serving: Any) -> None:
     async with (
-        redis_server(patience=PATIENCE) as redis,
+        serving() as redis,
         group(redis.url) as workers,
         trio.open_nursery() as nursery,
     ):

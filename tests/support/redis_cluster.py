@@ -20,13 +20,16 @@ __all__ = ["RedisCluster", "redis_cluster"]
 #: Seconds after which a test counts as hung: a failover takes some of them.
 PATIENCE = 90
 _PAUSE = 0.01
+#: Nodes that have slots.
+PRIMARIES = 3
 
 
 class RedisCluster:
     """See the module docstring. Made by `redis_cluster`.
 
     Attributes:
-        nodes: the primaries at the start, each with a third of the slots, and then their replicas.
+        nodes: the primaries at the start, each with a third of the slots, then their replicas, and then
+            primaries without slots.
     """
 
     def __init__(self, nodes: list[RedisServer]) -> None:
@@ -39,8 +42,8 @@ class RedisCluster:
         return "redis+cluster://127.0.0.1:1," + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     async def form(self, replicas: int) -> None:
-        """Make a cluster of the servers."""
-        primaries = self.nodes[: len(self.nodes) - replicas]
+        """Make a cluster of the servers. Those after the replicas are primaries without slots."""
+        primaries = self.nodes[:PRIMARIES]
         for number, node in enumerate(self.nodes):
             self._ids[node.port] = (await node.do("CLUSTER", "MYID")).decode()
             await node.do("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
@@ -53,7 +56,7 @@ class RedisCluster:
         for node in self.nodes:
             await self._until(node, "INFO", f"cluster_known_nodes:{len(self.nodes)}")
             await self._until(node, "INFO", "cluster_state:ok")
-        for primary, node in zip(primaries, self.nodes[len(primaries) :], strict=False):
+        for primary, node in zip(primaries, self.nodes[PRIMARIES : PRIMARIES + replicas], strict=False):
             await node.do("CLUSTER", "REPLICATE", self._ids[primary.port])
             await self.until_copying(node)
         for node in primaries:
@@ -76,9 +79,8 @@ class RedisCluster:
 
     def node_of(self, slot: int) -> RedisServer:
         """Return the node that had a slot at the start."""
-        primaries = min(3, len(self.nodes))
         return next(
-            node for number, node in enumerate(self.nodes) if slot < SLOTS * (number + 1) // primaries
+            node for number, node in enumerate(self.nodes) if slot < SLOTS * (number + 1) // PRIMARIES
         )
 
     def slot_of(self, name: str) -> int:
@@ -156,16 +158,17 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def redis_cluster(*options: str, replicas: int = 0) -> AsyncIterator[RedisCluster]:
+async def redis_cluster(*options: str, replicas: int = 0, spare: int = 0) -> AsyncIterator[RedisCluster]:
     """Run three primaries for the duration of a block. Skips the test without Redis 7.0 or later.
 
     Args:
         options: additional command-line arguments; ``{tls}`` in them is replaced by another free port.
         replicas: 1 for a replica of the first primary, 3 for one of each.
+        spare: primaries without slots, which are the last nodes.
     """
     async with AsyncExitStack() as stack:
         nodes = []
-        for _ in range(3 + replicas):
+        for _ in range(PRIMARIES + replicas + spare):
             bus, tls = free_port(), free_port()
             node = await stack.enter_async_context(
                 redis_server(

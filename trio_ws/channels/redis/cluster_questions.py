@@ -55,8 +55,9 @@ class RedirectedAppend(Question):
 
     purpose = "append a message"
 
-    def __init__(self, message: Outgoing) -> None:
+    def __init__(self, message: Outgoing, sharded: bytes) -> None:
         super().__init__()
+        self.key = sharded
         self._message = message
         self.data = b""
 

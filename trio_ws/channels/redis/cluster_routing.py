@@ -10,7 +10,8 @@ Invariants:
   link. A history that was read while a node refused its subscription is read again.
 - A view of the cluster replaces a former one, slot by slot, only if its epoch is greater, or if the owner of
   the slot says that it is at another node.
-- A node that says that its cluster is down is given up, since others may have taken its slots.
+- A node that says that its cluster is down is given up, since others may have taken its slots. One without
+  slots that cannot be reached, such as one to which a slot was being moved, is forgotten.
 """
 
 from __future__ import annotations
@@ -325,7 +326,8 @@ class ClusterRouting(Routing):
         while (message := link.queue.first_held(slot)) is not None:
             if message.history is None:
                 return  # it needs no key, and is published by the former node as long as that has the slot
-            question = RedirectedAppend(message)
+            sharded = sharded_channel(self._subscriptions.prefix, message.channel)
+            question = RedirectedAppend(message, sharded)
             question.asking = True
             try:
                 head = await target.ask(question)
@@ -337,7 +339,6 @@ class ClusterRouting(Routing):
                 return  # neither node has all keys of the channel
             link.queue.held_answered(message, taken=True)
             if head:
-                sharded = sharded_channel(self._subscriptions.prefix, message.channel)
                 link.ask_soon(Nudge(sharded, head + question.data))
 
     def _link_to(self, address: Address) -> Link:
@@ -418,6 +419,9 @@ class ClusterRouting(Routing):
                 self._owners[slot] = link
                 moves.setdefault((former, link), set()).add(slot)
         self._doubted &= self._in_transit
+        for one in [one for one in self.links if one.exchange is None and one.problem]:
+            if one not in self._owners:
+                self._retire(one)
         if not moves:
             return
         moved = {slot: links for links, slots in moves.items() for slot in slots}
