@@ -294,6 +294,20 @@ async def test_connections_that_are_cut_while_messages_are_under_way() -> None:
             assert len(numbers) + missing == 600
 
 
+async def test_a_redis_that_is_restarted_without_data_begins_anew() -> None:
+    async with two_processes() as (one, two, redis):
+        for number in range(3):
+            one.handler.publish("room.1", number)
+        await settled(one.broker)
+        losses = [one.losses, two.losses]
+        await redis.kill()
+        await redis.start()
+        await connected_again((one, two), losses)
+        one.handler.publish("room.1", "new")
+        async with two.handler.channels.subscribe("room.1", last=20) as late:
+            assert await take(late, "new") == ["new"], "not what the former one had accepted"
+
+
 async def test_an_emptied_redis() -> None:
     async with (
         two_processes() as (one, two, redis),

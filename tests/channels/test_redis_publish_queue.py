@@ -96,6 +96,27 @@ def test_accepted_messages_are_remembered_while_there_is_room(monkeypatch: pytes
     assert numbers(other) == [], "too old"
 
 
+def test_no_more_is_sent_again_than_a_history_keeps() -> None:
+    queue = PublishQueue(100, 1000)
+    for number in range(1, 13):
+        queue.put(
+            b"%d" % (number % 3),
+            b"%d" % number,
+            (History(items=2), History(latest=True), History())[number % 3],
+        )
+    assert numbers(queue) == list(range(1, 13))
+    for _ in range(12):
+        queue.answered(taken=True)
+    queue.send_again()
+    assert numbers(queue) == [2, 5, 8, 9, 10, 11, 12]
+    short = PublishQueue(100, 1000)
+    short.put(b"c", b"1", History(seconds=1e-9))
+    short.take(1, 1000)
+    short.answered(taken=True)
+    short.send_again()
+    assert numbers(short) == []
+
+
 def test_unanswered_messages_are_sent_again_in_order() -> None:
     queue = PublishQueue(4, 1000)
     for number in range(1, 5):

@@ -14,8 +14,8 @@ Invariants:
   the next message.
 - There is no gap if a new epoch follows directly on the last received message: the broker has lost its
   history, but no subscriber here has missed a message.
-- A message that its publisher had to append again, because the broker has lost it, is not delivered twice.
-  The last `_MAX_IDS` messages are recognised.
+- A message that its publisher had to append again, because the broker has lost it, is not delivered twice,
+  nor to those that have subscribed after it. The last `_MAX_IDS` messages are recognised.
 - A new subscriber of a glob receives the newest message of each channel that keeps only that one, once and
   before later ones, up to the number of channels that globs may have.
 - One task at a time reads a channel, and at most `_READERS` channels are read concurrently.
@@ -185,14 +185,17 @@ class SharedHistories:
             self._schedule(followed)
 
     def _deliver(self, name: str, channel: Channel, message: KeptMessage) -> None:
-        repeated = False
-        if message.id:
-            known = hash((name, message.id))
-            repeated = known in self._ids
-            self._ids[known] = None
-            if len(self._ids) > _MAX_IDS:
-                del self._ids[next(iter(self._ids))]
+        repeated = bool(message.id) and self._is_repeated(name, message)
         self._receiver.deliver(channel, message, repeated=repeated)
+
+    def _is_repeated(self, name: str, message: KeptMessage) -> bool:
+        """Whether a message was noted before. It is noted then."""
+        known = hash((name, message.id))
+        repeated = known in self._ids
+        self._ids[known] = None
+        if len(self._ids) > _MAX_IDS:
+            del self._ids[next(iter(self._ids))]
+        return repeated
 
     def missed(self, affected: Callable[[str], bool] | None = None) -> None:
         """Read the messages that channels may have missed, for all of them or those that are affected."""
@@ -388,6 +391,9 @@ class SharedHistories:
                 records.append(self._receiver.record(history.channel, page.epoch, message))
                 expected -= 1
         self._histories.prepend(history, records[::-1])
+        for message in page.messages:
+            if message.id and message.offset <= history.offset:
+                self._is_repeated(history.channel.name or "", message)
 
     def _begin_epoch(self, followed: _Followed, channel: Channel, epoch: str) -> None:
         """Continue in a new epoch, after everything of the previous one was received."""

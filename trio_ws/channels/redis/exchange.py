@@ -172,7 +172,8 @@ class Exchange:
             else:
                 before = self._unanswered.get(message.channel)
                 after = None if before is None else self._identify(before)
-                self._unanswered[message.channel] = message
+                if not message.accepted:  # Redis may skip it
+                    self._unanswered[message.channel] = message
                 parts.append(command(*self.append_words(message, after=after)))
                 pending.append((self.APPEND, []))
         return b"".join(parts)

@@ -127,9 +127,13 @@ end
 """.replace("EPOCHS", str(_EPOCHS)).replace("TRUSTED", str(_TRUSTED))
 
 #: ARGV: run, fresh epoch, channel, origin, sequence, message, lost, items, bytes, milliseconds, origin and
-#: sequence of the message that must be taken first, if any; with a cluster also the sharded channel, and
-#: whether to return the position instead of the number of receivers. It returns -1 if the message was taken
-#: before, and OUT_OF_ORDER if the other one was not. If there is no memory, that is the error for both.
+#: sequence of the message that must be taken first, if any, whether another server has accepted the message;
+#: with a cluster also the sharded channel, and whether to return the position instead of the number of
+#: receivers.
+#:
+#: It returns -1 if the message was taken before, or if another server has accepted it, and this one has
+#: nothing that is older. It returns OUT_OF_ORDER if the other message was not taken. If there is no memory,
+#: that is the error for both.
 _APPEND = (
     _LOAD_CHANNEL
     + """
@@ -137,6 +141,7 @@ local channel, origin, sequence, data = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARG
 local lost, items, bytes, age = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local last = redis.call('HGET', origins, origin)
 if last and tonumber(last) >= sequence then return -1 end
+if ARGV[13] == '1' and earlier == '' then return -1 end
 if ARGV[11] ~= '' then
   local first = ARGV[11] == origin and last or redis.call('HGET', origins, ARGV[11])
   if not first or tonumber(first) < tonumber(ARGV[12]) then
@@ -160,7 +165,7 @@ if lost > 0 then field, head = 'g', 'twg1' end
 redis.call('XADD', stream, id, field, data)
 local message = head .. epoch .. ' ' .. offset .. ' ' .. data
 local reached = 0
-if ARGV[13] then reached = redis.call('SPUBLISH', ARGV[13], message) end
+if ARGV[14] then reached = redis.call('SPUBLISH', ARGV[14], message) end
 reached = reached + redis.call('PUBLISH', channel, message)
 size = size + 512 + #data
 if oldest == 0 then oldest = now end
@@ -179,7 +184,7 @@ end
 redis.call('HSET', meta, 'n', offset, 'b', size, 't', string.format('%.0f', oldest))
 redis.call('PEXPIRE', stream, age)
 redis.call('PEXPIRE', meta, REMEMBERED)
-if ARGV[14] then return head .. epoch .. ' ' .. offset .. ' ' end
+if ARGV[15] then return head .. epoch .. ' ' .. offset .. ' ' end
 return reached
 """.replace("MAX_ORIGINS", str(_MAX_ORIGINS))
     .replace("OUT_OF_ORDER", str(OUT_OF_ORDER))
@@ -290,7 +295,7 @@ def append_words(
         *(b"EVALSHA", _APPEND_NAME, b"%d" % len(keys), *keys),
         *(run, _fresh(), message.channel, origin, b"%d" % sequence, data, b"%d" % message.lost),
         *_bounds(message.history),
-        *(first_origin, b"%d" % first_sequence),
+        *(first_origin, b"%d" % first_sequence, b"%d" % message.accepted),
         *more,
     ]
 

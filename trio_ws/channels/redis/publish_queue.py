@@ -8,7 +8,8 @@ history keeps only the newest message.
 
 A server may accept a message and then fail, before the server that takes over has received it. Messages with
 a history are therefore remembered for a while after they were accepted, as far as the bounds leave room, and
-sent again to the new server. It takes only those that it lacks, by their sequence numbers.
+sent again to the new server, as far as they would still be in the history. It takes only those that it lacks,
+by their sequence numbers, and only if it has older ones of the channel.
 
 With a cluster, the messages of a hash slot can be held while the slot moves to another server. They keep
 their order, count towards the bounds, and are released here or moved to the queue of that server.
@@ -284,9 +285,16 @@ class PublishQueue:
         kept: deque[tuple[float, Outgoing]] = deque()
         taken: list[Outgoing] = []
         items, size = room._max_items - room._items, room._max_bytes - room._bytes
+        now = time.monotonic()
+        counts: dict[bytes, int] = {}
         for at, message in reversed(self._accepted):
             if slots is not None and self._slot_of(message.channel) not in slots:
                 kept.appendleft((at, message))
+                continue
+            history = message.history
+            assert history is not None
+            count = counts[message.channel] = counts.get(message.channel, 0) + 1
+            if count > (1 if history.latest else history.items) or now - at >= history.seconds:
                 continue
             items -= 1
             size -= message.size
