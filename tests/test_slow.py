@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.slow import SLOW
 
 ROOT = Path(__file__).parents[1]
@@ -28,9 +30,14 @@ def test_make_test_leaves_these_out_and_make_check_does_not() -> None:
     assert "slow" not in check.partition("\n")[2]
 
 
-def test_a_run_says_what_it_left_out() -> None:
+@pytest.mark.parametrize("processes", ["one", "several"])
+def test_a_run_says_what_it_left_out(processes: str) -> None:
+    arguments = []
+    if processes == "several":
+        pytest.importorskip("xdist", reason="pytest-xdist is not installed; the extra `test` has it")
+        arguments = ["--numprocesses", "2", "--dist", "worksteal"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *arguments,
          "tests/test_pages.py", "tests/test_ctrl_c.py", "-k", "comparison_of_code or ctrl"],
         cwd=ROOT,
         capture_output=True,
