@@ -39,7 +39,7 @@ from trio_ws.rpc.task_pool import PooledTask
 from trio_ws.server.routing import Pattern, check_function, is_async, name_of
 from trio_ws.wall import close_nurseries, is_cancelled, is_innermost, only_cancelled
 from trio_ws.websocket._notify import Notification
-from trio_ws.websocket.closing import CLOSED, CONNECTING
+from trio_ws.websocket.closing import CLOSED, CONNECTING, OPEN
 from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.internals import (
     is_fragmenting,
@@ -103,6 +103,8 @@ class MessageListener:
 
     Attributes:
         wanted: path parameters to pass as keyword arguments.
+        raw: types of payloads that are the data as they are.
+        convert: makes the data of any other payload. It raises MessageError.
     """
 
     def __init__(
@@ -121,6 +123,8 @@ class MessageListener:
         self._json = json
         self._encode = _encode_json if json is None else json.encode
         self._type = self._data_type()
+        plain = not isinstance(self._type, list | dict)  # which have no hash
+        self.raw: tuple[type, ...] = _RAW.get(self._type, ()) if plain else ()
         self.convert = self._converter()
         allow_keyboard_interrupt(function)
 
@@ -134,12 +138,10 @@ class MessageListener:
         return resolve(where, parameter.annotation, found, {})
 
     def _converter(self) -> Callable[[str | bytes], Value]:
-        """Return the function that makes the data of a payload. It raises MessageError."""
-        kinds = _RAW.get(self._type) if not isinstance(self._type, list | dict) else None
         if self._type is WebSocketMessage:
             return _as_message
-        if kinds is not None:
-            return functools.partial(_as_is, kinds)
+        if self.raw:
+            return _refuse_kind
         if self._json is not None:
             return functools.partial(_decode_adapted, self._json, self._type)
         try:
@@ -314,6 +316,7 @@ class ListenerSession:
         """Handle no more messages."""
         self._failure = self._failure or failure
         self._over = True
+        self.reader_driven = False
         when_over, self._when_over = self._when_over, None
         if when_over is not None and self._detached:
             when_over(self._ws, self)
@@ -326,18 +329,25 @@ class ListenerSession:
         if write_buffer.size >= write_buffer.fast_send_limit:
             self._receive_buffer.keep(message)
             return self.data_received(lent)
-        return self._handle_in_reader(lent, message)
+        suspended = self._handle_one(message)
+        if suspended is not None:
+            self.reader_driven = False
+            return self._loop(lent, suspended)
+        # The same as in data_received(), but nothing can have arrived meanwhile.
+        if self._handshake.state != OPEN:
+            self.reader_driven = False
+            if not self._over:
+                self._start_loop()
+        elif write_buffer.flush_scheduled:
+            write_buffer.flush()
+        return close_nurseries("a listener") if lent.task.child_nurseries else None
 
     def data_received(self, lent: PooledTask) -> Awaitable[None] | None:
-        """Handle the messages that the shared reader has read, in its task."""
-        return self._handle_in_reader(lent) if self.reader_driven else None
-
-    def _handle_in_reader(
-        self, lent: PooledTask, message: str | bytes | None = None
-    ) -> Awaitable[None] | None:
-        """Handle one message, or all that have been read, in the reader's task. Then the reader continues."""
+        """Handle the messages that the shared reader has read, in its task. Then the reader continues."""
+        if not self.reader_driven:
+            return None
         self.reader_driven = False
-        suspended = self._handle() if message is None else self._handle_one(message)
+        suspended = self._handle()
         if suspended is not None:
             return self._loop(lent, suspended)
         if not self._over and not self._delegate():
@@ -361,7 +371,6 @@ class ListenerSession:
         if waits and ws.close_received is not None and not self._handshake.closed_locally:
             self.state_changed()
             return
-        self.reader_driven = False
         self._end()
         if self._worker is not None:
             self._worker.scope.cancel()
@@ -448,14 +457,18 @@ class ListenerSession:
     def _handle_one(self, message: str | bytes) -> Suspended | None:
         """Call the listener, and run it until it ends or first waits."""
         listener = self._listener
-        try:
-            data = listener.convert(message)
-        except _INVALID as exc:
-            refusal = listener.refusal(message, exc)
-            if refusal is not None:
-                logger.info("closing %r: %s", self._ws, refusal.reason, extra=log_extra(self._ws))
-            self._end(refusal or exc)
-            return None
+        data: Value
+        if type(message) in listener.raw:
+            data = message
+        else:
+            try:
+                data = listener.convert(message)
+            except _INVALID as exc:
+                refusal = listener.refusal(message, exc)
+                if refusal is not None:
+                    logger.info("closing %r: %s", self._ws, refusal.reason, extra=log_extra(self._ws))
+                self._end(refusal or exc)
+                return None
         context = self._context.copy()
         try:
             if listener.is_async:
@@ -498,23 +511,21 @@ class ListenerSession:
 
     def _reply(self, result: Value) -> None:
         """Send a result without waiting, together with those for the messages that have arrived already."""
-        ws = self._ws
-        write_buffer = self._write_buffer
-        if type(result) is str:
-            first, payload = _FINAL_TEXT, result.encode()
-        elif type(result) is bytes:
+        if type(result) is bytes:
             first, payload = _FINAL_BINARY, result
+        elif type(result) is str:
+            first, payload = _FINAL_TEXT, result.encode()
         else:
             opcode, payload = self._listener.encode(result)
             first = FIN | opcode
-        if write_buffer.size < write_buffer.fast_send_limit and len(payload) < _LARGE:
-            # The common case of _post(): a server's open, uncompressed connection.
-            if self._receive_buffer.messages:
-                write_buffer.buffer(whole_frame(first, payload, b""))
-            else:
-                write_buffer.write_frame(first, payload)
+        write_buffer = self._write_buffer
+        if write_buffer.size >= write_buffer.fast_send_limit or len(payload) >= _LARGE:
+            post(self._ws, first & ~FIN, payload, cork=bool(self._receive_buffer.messages))
+        # Otherwise it is the common case of post(): a server's open, uncompressed connection.
+        elif self._receive_buffer.messages:
+            write_buffer.buffer(whole_frame(first, payload, b""))
         else:
-            post(ws, first & ~FIN, payload, cork=bool(self._receive_buffer.messages))
+            write_buffer.write_frame(first, payload)
 
 
 @disable_ki_protection
@@ -535,13 +546,11 @@ def _as_message(item: str | bytes) -> WebSocketMessage:
     return WebSocketMessage("text" if type(item) is str else "binary", item)
 
 
-def _as_is(kinds: tuple[type, ...], item: str | bytes) -> str | bytes:
-    if type(item) not in kinds:
-        text = "binary and must be text" if kinds == (str,) else "text and must be binary"
-        error = MessageError(f"the message is {text}", _as_message(item))
-        error.close_code = 1003
-        raise error
-    return item
+def _refuse_kind(item: str | bytes) -> str | bytes:
+    text = "text and must be binary" if type(item) is str else "binary and must be text"
+    error = MessageError(f"the message is {text}", _as_message(item))
+    error.close_code = 1003
+    raise error
 
 
 def _decode_adapted(adapter: JSONAdapter, type: object, item: str | bytes) -> Value:

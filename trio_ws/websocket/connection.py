@@ -270,8 +270,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         self._deflate = deflate
         if deflate is not None and self._options.deflate is not None:
             self._threshold = self._options.deflate.threshold
-        self._receive_buffer.open(deflate)
         transport = with_frame_logging(self, self._transport, self._write_buffer.size)
+        self._receive_buffer.open(deflate, direct=transport.direct)
         self._transport = self._write_buffer.transport = self._reader.transport = transport
         self._closing.opened()
         if self._opening is not None and not self._opening.held:

@@ -181,7 +181,7 @@ class EpollReader:
                 ready.append(first)
             elif not ready:
                 # Keep nothing alive while we wait.
-                connection = observer = buffer = frames = received = message = None
+                connection = observer = buffer = received = message = None
                 if not self._polls_to_skip:
                     # As in Reader.wait_for_input(). But a task whose message was read answers in the next
                     # turn, and its peer in one of those after.
@@ -209,12 +209,11 @@ class EpollReader:
                     continue
                 observer = connection.observer
                 buffer = connection.receive_buffer
-                frames = buffer.frames
                 message = None
-                if frames is not None and buffer.may_bypass and connection.transport.direct:
+                if buffer.bypass_limit:
                     # A read is mostly one message, which is then taken from the socket as such.
                     try:
-                        received = receive_frame(fd, READ_SIZE, not frames.client, frames.fast_limit)
+                        received = receive_frame(fd, READ_SIZE, buffer.masked, buffer.bypass_limit)
                     except OSError as exc:
                         connection.closing.abort(exc)
                         received = None

@@ -316,10 +316,10 @@ class Reader:
             BlockingIOError: there is nothing to read yet.
             OSError: the connection is broken.
         """
-        buffer, frames = self.receive_buffer, self.receive_buffer.frames
-        if frames is None or not transport.direct or not buffer.may_bypass:
+        buffer = self.receive_buffer
+        if not buffer.bypass_limit:
             return transport.recv_now(READ_SIZE)
-        received = receive_frame(transport.fd, READ_SIZE, not frames.client, frames.fast_limit)
+        received = receive_frame(transport.fd, READ_SIZE, buffer.masked, buffer.bypass_limit)
         if received is None:
             raise BlockingIOError
         if isinstance(received, tuple):

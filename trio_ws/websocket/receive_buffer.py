@@ -58,12 +58,17 @@ class ReceiveBuffer:
         discarding: whether the application has closed. Further data is parsed for a Close frame, and dropped.
         received_since_check: whether bytes arrived since keepalive's last check.
         single: whether the last data was one small message, so that the next will probably be one, too.
+        masked: whether the peer's frames are masked.
+        bypass_limit: the longest payload of a whole message that may be taken from the socket without parsing
+            it here (see `keep`); 0 if the next data must be parsed. `release` sets it.
     """
 
     __slots__ = (
         "_client",
+        "_direct",
         "_max_message_size",
         "_unfinished",
+        "bypass_limit",
         "closed",
         "deflate",
         "discarding",
@@ -71,6 +76,7 @@ class ReceiveBuffer:
         "frames",
         "keep_fragments",
         "ledger",
+        "masked",
         "messages",
         "parts_open",
         "pending_input",
@@ -94,10 +100,19 @@ class ReceiveBuffer:
         self.discarding = False
         self.received_since_check = False
         self.single = True
+        self.masked = not client
+        self.bypass_limit = 0
+        self._direct = False
 
-    def open(self, deflate: PerMessageDeflate | None) -> None:
-        """Parse frames from now on, because the opening handshake is done."""
+    def open(self, deflate: PerMessageDeflate | None, *, direct: bool = False) -> None:
+        """Parse frames from now on, because the opening handshake is done.
+
+        Args:
+            deflate: the negotiated permessage-deflate, or None.
+            direct: whether messages may be taken from the transport without parsing them here.
+        """
         self.deflate = deflate
+        self._direct = direct and deflate is None
         self.frames = FrameReader(
             self.messages, client=self._client, max_message_size=self._max_message_size, deflate=deflate
         )
@@ -119,12 +134,21 @@ class ReceiveBuffer:
     def release(self) -> None:
         """Free the queue until more messages arrive, because all were received by the application."""
         self.ledger.received = 0
-        if not self.messages and self.frames is not None:
-            self.messages = self.frames.messages = _NO_MESSAGES
+        frames = self.frames
+        if not self.messages and frames is not None:
+            self.messages = frames.messages = _NO_MESSAGES
+            if (
+                self._direct
+                and self.single
+                and frames.between
+                and not (self.pending_input or self.discarding)
+            ):
+                self.bypass_limit = frames.fast_limit
 
     def discard(self) -> None:
         """Keep no more messages, because the application has closed. `clear` drops those that wait."""
         self.closed = self.discarding = True
+        self.bypass_limit = 0
 
     def clear(self) -> None:
         """Drop all messages that wait."""
@@ -155,23 +179,12 @@ class ReceiveBuffer:
         self.parts_open = self._unfinished or bool(fragments)
         return fragment
 
-    @property
-    def may_bypass(self) -> bool:
-        """Whether a whole message that a read brings may be taken without parsing it here."""
-        frames = self.frames
-        return (
-            frames is not None
-            and frames.between
-            and self.single
-            and self.deflate is None
-            and not (self.messages or self.pending_input or self.discarding)
-        )
-
     def keep(self, message: str | bytes) -> None:
         """Take a whole message that was not parsed here."""
         if self.messages is _NO_MESSAGES:
             assert self.frames is not None
             self.messages = self.frames.messages = deque()
+        self.bypass_limit = 0
         self.messages.append(message)
         plain = type(message) is bytes or message.isascii()
         self.ledger.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
@@ -189,6 +202,7 @@ class ReceiveBuffer:
         assert frames is not None
         if messages is _NO_MESSAGES:
             messages = self.messages = frames.messages = deque()
+        self.bypass_limit = 0
         self.received_since_check = True
         before = len(messages)
         if self.deflate is None:
