@@ -6,9 +6,11 @@ tests/protocol/test_sanitizers.py). They end the process where C reads or writes
 
 from __future__ import annotations
 
+import contextvars
 import importlib.util
 import random
 import sys
+import types
 from importlib.machinery import ExtensionFileLoader
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,10 @@ from trio_ws.codecs.base import Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import python_msgpack_size
 from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.protocol._accel import python_take_frames, python_whole_frame
+from trio_ws.rpc.inline_call import python_first_step
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from types import ModuleType
 
 CODEC = TrioWSCodec()
@@ -85,6 +89,45 @@ def check(module: ModuleType, payload: bytes, key: bytes) -> bool:
     return True
 
 
+VARIABLE = contextvars.ContextVar("VARIABLE", default=b"")
+
+
+@types.coroutine
+def give(value: bytes) -> Generator[bytes, None, None]:
+    """Wait, as a trap of trio does."""
+    yield value
+
+
+async def begin(value: bytes, end: int) -> bytes:
+    """Set a variable, and then return, fail or wait."""
+    VARIABLE.set(value)
+    if end == 1:
+        raise ValueError(value)
+    if end == 2:
+        await give(value)
+    return value + b"!"
+
+
+def check_first_step(module: ModuleType, value: bytes, end: int) -> None:
+    """Run the same coroutine in C and in Python."""
+    found: list[Any] = []
+    for first_step in (module.first_step, python_first_step):
+        context = contextvars.copy_context()
+        coroutine = begin(value, end)
+        try:
+            found.append(first_step(context, coroutine))
+        except ValueError as exc:
+            found.append(exc.args)
+        found.append(context[VARIABLE])
+        assert VARIABLE.get() == b""
+        coroutine.close()
+    assert (
+        found[:2]
+        == found[2:]
+        == [((value,), (False, value), (True, value + b"!"))[(1, 2, 0).index(end)], value]
+    )
+
+
 def run(path: str, count: int) -> int:
     """Check ``count`` inputs; return how many were plain calls."""
     module = load(path)
@@ -93,6 +136,8 @@ def run(path: str, count: int) -> int:
     seeds += [CODEC.result(Request("", call_id="17"), value) for value in (1, "xx", None, b"abc", [1])]
     seeds += [python_whole_frame(first, b"payload" * 30, b"") for first in (0x81, 0x82, 0x89)]
     keys = b"", b"key!"
+    for _ in range(count // 10):
+        check_first_step(module, chance.randbytes(chance.randrange(50)), chance.randrange(3))
     return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))
 
 

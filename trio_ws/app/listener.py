@@ -32,7 +32,7 @@ from trio_ws.models import decode_model, encode_model
 from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
 from trio_ws.rpc.detached import DETACHED
-from trio_ws.rpc.inline_call import resume_coroutine
+from trio_ws.rpc.inline_call import first_step, resume_coroutine
 from trio_ws.rpc.methods import allow_keyboard_interrupt
 from trio_ws.rpc.parameters import resolve
 from trio_ws.rpc.task_pool import PooledTask
@@ -473,12 +473,9 @@ class ListenerSession:
         try:
             if listener.is_async:
                 coroutine = listener.function(self._ws, data, **self._arguments)
-                try:
-                    trap = context.run(coroutine.send, None)
-                except StopIteration as stop:
-                    result = stop.value
-                else:
-                    return coroutine, trap, context
+                ended, result = first_step(context, coroutine)
+                if not ended:
+                    return coroutine, result, context
             else:
                 result = context.run(listener.function, self._ws, data, **self._arguments)
             if result is not None:

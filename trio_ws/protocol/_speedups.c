@@ -1,7 +1,7 @@
 /* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, also from and
-   to a socket, the size of decoded msgpack, and the packets of plain calls. masking.py, _accel.py and decoded_size.py
-   have the same functions in Python, and use these if they could be built; packets.py reads and writes all packets,
-   and websocket/_checkpoint.py checks for a cancellation.
+   to a socket, the size of decoded msgpack, the packets of plain calls, and the first step of a coroutine. masking.py,
+   _accel.py, decoded_size.py and inline_call.py have the same functions in Python, and use these if they could be built;
+   packets.py reads and writes all packets, and websocket/_checkpoint.py checks for a cancellation.
 
    Invariants:
 
@@ -900,12 +900,37 @@ passed_checkpoint(PyObject *module, PyObject *unused)
     Py_RETURN_TRUE;
 }
 
+PyDoc_STRVAR(first_step_doc, "first_step($module, context, coroutine, /)\n--\n\n"
+                             "See rpc/inline_call.py.");
+
+static PyObject *
+first_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *value = NULL, *step;
+    int ended;
+
+    if (count != 2 || !PyContext_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "first_step() takes a context and a coroutine");
+        return NULL;
+    }
+    if (PyContext_Enter(args[0]) < 0)
+        return NULL;
+    /* No StopIteration is made, which would cost as much as all the rest. */
+    ended = PyIter_Send(args[1], Py_None, &value) == PYGEN_RETURN;
+    if (PyContext_Exit(args[0]) < 0)
+        Py_CLEAR(value);
+    step = value == NULL ? NULL : PyTuple_Pack(2, ended ? Py_True : Py_False, value);
+    Py_XDECREF(value);
+    return step;
+}
+
 static PyMethodDef methods[] = {
     {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
     {"watch_task", (PyCFunction)(void (*)(void))watch_task, METH_FASTCALL, watch_task_doc},
     {"plain_call", plain_call, METH_O, plain_call_doc},
     {"result_frame", (PyCFunction)(void (*)(void))result_frame, METH_FASTCALL, result_frame_doc},
     {"msgpack_size", (PyCFunction)(void (*)(void))msgpack_size, METH_FASTCALL, msgpack_size_doc},
+    {"first_step", (PyCFunction)(void (*)(void))first_step, METH_FASTCALL, first_step_doc},
     {"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, mask_doc},
     {"take_frames", (PyCFunction)(void (*)(void))take_frames, METH_FASTCALL, take_frames_doc},
     {"whole_frame", (PyCFunction)(void (*)(void))whole_frame, METH_FASTCALL, whole_frame_doc},
@@ -918,7 +943,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 1
+#define INTERFACE 2
 
 static int
 module_exec(PyObject *module)

@@ -34,7 +34,7 @@ from trio_ws.logs import shown
 from trio_ws.predicates import check
 from trio_ws.rpc.deferred import DeferredRequests, deadline_passed
 from trio_ws.rpc.errors import answer_error
-from trio_ws.rpc.inline_call import IncomingCall, SuspendedCall, resume_coroutine
+from trio_ws.rpc.inline_call import IncomingCall, SuspendedCall, first_step, resume_coroutine
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
 from trio_ws.rpc.streams import ItemStream, produce
 from trio_ws.wall import ends_program, is_cancelled, judged, only_cancelled
@@ -263,14 +263,13 @@ class IncomingCalls:
             if method.kind == ASYNC and timeout is None and not method.stream_items:
                 # Most methods end in their first step. This saves them a task and the record of a call.
                 coroutine = method.function(self.connection, *args, **kwargs)
-                try:
-                    trap = context.run(coroutine.send, None)
-                except StopIteration as stop:
-                    payload = transport.codec.result(request, stop.value)
-                    if payload is not None:
-                        transport.reply(payload)
-                    return None
-                return SuspendedCall(IncomingCall(request, context, answers=True), coroutine, trap)
+                ended, value = first_step(context, coroutine)
+                if not ended:
+                    return SuspendedCall(IncomingCall(request, context, answers=True), coroutine, value)
+                payload = transport.codec.result(request, value)
+                if payload is not None:
+                    transport.reply(payload)
+                return None
             call = IncomingCall(request, context, answers=method.kind == ASYNC)
             if request.streams:
                 args, kwargs = self._open_inputs(call, method, args, kwargs)
@@ -310,13 +309,10 @@ class IncomingCalls:
                 result = context.run(method.function, self.connection, *values)
             else:
                 coroutine = method.function(self.connection, *values)
-                try:
-                    trap = context.run(coroutine.send, None)
-                except StopIteration as stop:
-                    result = stop.value
-                else:
+                ended, result = first_step(context, coroutine)
+                if not ended:
                     call = IncomingCall(Request(name, args, {}, call_id), context, answers=True)
-                    return SuspendedCall(call, coroutine, trap)
+                    return SuspendedCall(call, coroutine, result)
             self._transport.reply_result(call_id, result)
         except BaseException as exc:  # noqa: BLE001 - judged there
             self._answer_failure(Request(name, args, {}, call_id), exc, stream=False)
@@ -326,17 +322,18 @@ class IncomingCalls:
         self, call: IncomingCall, coroutine: Coroutine[object, object, Value], worker: PooledTask
     ) -> SuspendedCall | None:
         """Run the first step of any call."""
-        done = True
+        ended = True
         try:
-            trap = call.context.run(coroutine.send, None)
-            done = False
-            return SuspendedCall(call, coroutine, trap)
-        except StopIteration as stop:
-            self._answer(call, stop.value)
-        except BaseException as exc:  # noqa: BLE001 - judged there
-            self._answer_failure(call.request, exc, stream=not call.has_result)
+            try:
+                ended, value = first_step(call.context, coroutine)
+            except BaseException as exc:  # noqa: BLE001 - judged there
+                self._answer_failure(call.request, exc, stream=not call.has_result)
+                return None
+            if not ended:
+                return SuspendedCall(call, coroutine, value)
+            self._answer(call, value)
         finally:
-            if done:
+            if ended:
                 self._finish(call, worker)
         return None
 

@@ -7,12 +7,12 @@ starts every call itself, as a plain coroutine, and only a call that waits ever 
     ----------------                                         ------------------------
     read a request
     coroutine = method(connection, ...)
-    trap = context.run(coroutine.send, None)     (1)
+    first_step(context, coroutine)               (1)
       |
-      +-- StopIteration: the method returned.
+      +-- the method returned.
       |     Send the response, read on.
       |
-      +-- any other exception: it failed.
+      +-- an exception: it failed.
       |     Send the error, read on.
       |
       +-- it yielded a trap: it waits.           (2)
@@ -55,11 +55,12 @@ from __future__ import annotations
 import types
 from typing import TYPE_CHECKING
 
+from trio_ws.protocol.masking import extension
 from trio_ws.rpc.streams import LIMITLESS, StreamSender
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator
 
     from trio_ws._types import Value
     from trio_ws.codecs.base import Request
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from trio_ws.rpc.task_pool import PooledTask
     from trio_ws.websocket._notify import Notification
 
-__all__ = ["IncomingCall", "SuspendedCall", "resume_coroutine"]
+__all__ = ["IncomingCall", "SuspendedCall", "first_step", "python_first_step", "resume_coroutine"]
 
 
 class IncomingCall(StreamSender):
@@ -117,6 +118,29 @@ class SuspendedCall:
         self.coroutine = coroutine
         self.trap = trap
         self.size = 0
+
+
+def python_first_step(
+    context: contextvars.Context, coroutine: Coroutine[object, object, Value]
+) -> tuple[bool, Value]:
+    """Run a coroutine in a context until it ends or first waits. The extension does it without exceptions.
+
+    Returns:
+        Whether it has ended, and its result; or the trap that it has yielded.
+
+    Raises:
+        BaseException: the exception of the coroutine.
+    """
+    try:
+        return False, context.run(coroutine.send, None)
+    except StopIteration as stop:
+        return True, stop.value
+
+
+#: `python_first_step`, or the same in C.
+first_step: Callable[[contextvars.Context, Coroutine[object, object, Value]], tuple[bool, Value]] = getattr(
+    extension, "first_step", python_first_step
+)
 
 
 @types.coroutine
