@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import json
 import logging
 import random
+import weakref
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -556,6 +558,50 @@ async def test_messages_before_a_close_are_handled(reader: str) -> None:
         while server.connections:
             await trio.lowlevel.checkpoint()
         assert log == ["a", "b", "c", "gone"]
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["without a hook", "with on_disconnect"])
+@pytest.mark.parametrize("how", ["a close", "a cut", "a violation"])
+async def test_nothing_is_left_of_a_connection_that_has_ended(how: str, hooked: bool, reader: str) -> None:
+    app = App()
+    gone: list[int] = []
+    found: list[weakref.ref[WebSocket]] = []
+
+    async def on_disconnect(ws: WebSocket) -> None:
+        gone.append(1)
+
+    @app.listener("/", on_disconnect=on_disconnect if hooked else None)
+    def keep(ws: WebSocket, data: str) -> str:
+        found.append(weakref.ref(ws))
+        return data
+
+    last = {"a close": b"\x88\x82\0\0\0\0\x03\xe8", "a cut": b"", "a violation": b"\xff\xff"}[how]
+    options = Options(max_connections=1)
+    gc.collect()
+    gc.disable()  # no cycle of references is left either
+    try:
+        async with serving(app, options=options) as server:
+            before = 0
+            for count in range(1, 4):
+                stream = await trio.open_tcp_stream("127.0.0.1", port_of(server))
+                await stream.send_all(request())
+                assert status_of(await stream.receive_some()) == 101  # there is a place
+                await stream.send_all(TEXT_A)
+                assert await stream.receive_some() == b"\x81\x01a"
+                await stream.send_all(last)
+                if how == "a violation":
+                    while await stream.receive_some():
+                        pass
+                await stream.aclose()
+                while server.connections:
+                    await trio.lowlevel.checkpoint()
+                await wait_all_tasks_blocked()
+                before = before or len(all_tasks())  # the reader's, which the first connection starts
+                assert len(all_tasks()) == before
+                assert len(gone) == (count if hooked else 0)
+                assert [one() for one in found] == [None] * count
+    finally:
+        gc.enable()
 
 
 async def test_a_drain_lets_a_message_that_waits_finish(reader: str) -> None:

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from trio_ws._types import PathParameters, Value
     from trio_ws.decoding import JSONAdapter
-    from trio_ws.rpc.detached import FinishSoon, WhenOver
+    from trio_ws.rpc.detached import Detached, FinishSoon
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
@@ -259,16 +259,16 @@ class ListenerSession:
         self._closing: tuple[int, str] | None = None  # to close with, once no message waits
         self.reader_driven = False
         self._detached = False  # the connection has left the task of run()
-        self._when_over: WhenOver | None = None
+        self._when_over: Detached | None = None
 
     # -- life ---------------------------------------------------------------------------------------
 
-    async def run(self, when_over: WhenOver | None) -> bool:
+    async def run(self, when_over: Detached | None) -> bool:
         """Handle messages until the connection is over.
 
         Args:
             when_over: allows this to return as soon as the shared reader reads. It is called when the
-                connection is over, and then `finish` must be awaited.
+                connection is over, and then `finish` must be awaited, unless nothing is left to do.
 
         Returns:
             Whether the connection is over.
@@ -278,6 +278,8 @@ class ListenerSession:
         """
         self._reader.observer = self
         self._when_over = when_over
+        if not self._receive_buffer.messages and self._delegate():
+            return False
         own = PooledTask(current_task())
         try:
             with own.scope:
@@ -329,17 +331,18 @@ class ListenerSession:
         if write_buffer.size >= write_buffer.fast_send_limit:
             self._receive_buffer.keep(message)
             return self.data_received(lent)
+        self.reader_driven = False
         suspended = self._handle_one(message)
         if suspended is not None:
-            self.reader_driven = False
             return self._loop(lent, suspended)
-        # The same as in data_received(), but nothing can have arrived meanwhile.
-        if self._handshake.state != OPEN:
-            self.reader_driven = False
-            if not self._over:
-                self._start_loop()
-        elif write_buffer.flush_scheduled:
-            write_buffer.flush()
+        if not self._over:
+            # As in data_received(), but nothing can have arrived meanwhile.
+            if self._handshake.state != OPEN:
+                self.continue_in_task()
+            else:
+                if write_buffer.flush_scheduled:
+                    write_buffer.flush()
+                self.reader_driven = True
         return close_nurseries("a listener") if lent.task.child_nurseries else None
 
     def data_received(self, lent: PooledTask) -> Awaitable[None] | None:
@@ -370,6 +373,13 @@ class ListenerSession:
         waits = self._worker is not None or self._receive_buffer.messages
         if waits and ws.close_received is not None and not self._handshake.closed_locally:
             self.state_changed()
+            return
+        if self.reader_driven and self._when_over is not None and self._listener.on_disconnect is None:
+            # No message is being handled: the connection needs no task for its end.
+            when_over, self._when_over = self._when_over, None
+            self._end()
+            self._reader.observer = None
+            when_over.finish(ws)
             return
         self._end()
         if self._worker is not None:

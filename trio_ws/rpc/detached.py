@@ -37,10 +37,14 @@ class FinishSoon:
     Args:
         start: starts a task, in a copy of the current context, that awaits a function with the connection and
             then closes it.
+        forget: finishes a connection that is closed, without a task.
     """
 
-    def __init__(self, start: Callable[[WebSocket, Finish], None]) -> None:
+    def __init__(
+        self, start: Callable[[WebSocket, Finish], None], forget: Callable[[WebSocket], None]
+    ) -> None:
         self._start = start
+        self.forget = forget
         self._context = contextvars.copy_context()
         self._shared: dict[int, Detached] = {}  # by the id of their finishers, which they keep alive
 
@@ -90,3 +94,7 @@ class Detached:
     def __call__(self, ws: WebSocket, connection: object) -> None:
         rest = functools.partial(self._finisher._finish, connection)
         self._finish_soon(self._context, ws, rest)
+
+    def finish(self, ws: WebSocket) -> None:
+        """Finish a connection without a task. It is closed, and no code of the application has to run."""
+        self._finish_soon.forget(ws)

@@ -138,8 +138,8 @@ def python_first_step(
 
 
 #: `python_first_step`, or the same in C.
-first_step: Callable[[contextvars.Context, Coroutine[object, object, Value]], tuple[bool, Value]] = getattr(
-    extension, "first_step", python_first_step
+first_step: Callable[[contextvars.Context, Coroutine[object, object, Value]], tuple[bool, Value]] = (
+    python_first_step if extension is None else extension.first_step
 )
 
 

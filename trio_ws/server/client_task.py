@@ -299,6 +299,17 @@ class ClientTasks:
         finally:
             self._client_gone(self._share_of(parts_of(ws).reader.transport.peer_address))
 
+    def _forget_client(self, ws: WebSocket) -> None:
+        """Do the same for a connection that is closed, and of which nothing is left to do."""
+        self._connection_over(ws)
+        self._client_gone(self._share_of(parts_of(ws).reader.transport.peer_address))
+
+    def _connection_over(self, ws: WebSocket) -> None:
+        self._connections.pop(ws, None)
+        parts_of(ws).closing.abort(None)
+        if self._access_log is not None:
+            self._access_log.closed(ws)
+
     def _task_failed(self, exc: BaseException, address: SocketAddress) -> None:
         """Handle an exception at the end of a client's task.
 
@@ -550,10 +561,7 @@ class ClientTasks:
                 await ws.close(code, reason)
         finally:
             if over:
-                self._connections.pop(ws, None)
-                parts_of(ws).closing.abort(None)
-                if self._access_log is not None:
-                    self._access_log.closed(ws)
+                self._connection_over(ws)
             else:
                 self._connections[ws] = False
         return over

@@ -333,7 +333,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
                 # says.
                 threads = trio.CapacityLimiter(self.options.max_connections or math.inf)
                 workers = self._runtime.reader.spawner = TaskPool(self._handlers)
-                finish_soon = FinishSoon(self._start_finishing)
+                finish_soon = FinishSoon(self._start_finishing, self._forget_client)
                 self._resources = ServerResources(workers, threads, self._debug, finish_soon)
                 self._acceptors = await self._runtime.nursery.start(_host_tasks)
                 for hub in hubs:
