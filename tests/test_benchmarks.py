@@ -22,6 +22,7 @@ if missing or sys.platform != "linux":
 from benchmarks import (  # noqa: E402
     callers,
     fairness,
+    floor,
     growth,
     load,
     processes,
@@ -194,3 +195,12 @@ def test_other_publishers_are_noticed() -> None:
             audience.publish(1)
         load.close_all([other])
         audience.close()
+
+
+def test_servers_that_only_receive_and_send() -> None:
+    rows = floor.measure(1, load.SMALLEST)["rows"]
+    small = set(floor.FIGURES) - set(floor.LARGE)
+    wanted = {(figure, name) for figure in small for name in floor.SMALL_ONLY}
+    others = {"picows", "trio_ws", *floor.FLOORS} - set(floor.SMALL_ONLY)
+    wanted |= {(figure, name) for figure in floor.FIGURES for name in others}
+    assert {(row["figure"], row["peer"]) for row in rows} == wanted
