@@ -21,7 +21,10 @@ from trio_ws import (
     WebSocketHandler,
     rpc_method,
 )
-from trio_ws.codecs.packets import TrioWSCodec
+from trio_ws.codecs.base import Request
+from trio_ws.codecs.packets import PacketCodec, TrioWSCodec, WebshocketCodec
+from trio_ws.protocol._accel import whole_frame
+from trio_ws.protocol.frames import BINARY, FIN
 from trio_ws.rpc.streams import ItemStream
 from trio_ws.testing import RawPeer
 
@@ -220,6 +223,43 @@ async def next_rpc(peer: RawPeer) -> dict[str, Any]:
 def item(stream_id: str, size: int) -> bytes:
     rpc = {"type": "response", "call_id": stream_id, "is_stream": True, "response": bytes(size)}
     return msgspec.msgpack.encode({"source": 5, "rpc": rpc})
+
+
+@pytest.mark.parametrize("payload", [125, 126, 127, 65_535, 65_536])
+async def test_headers_of_frames_take_no_credit(payload: int, autojump_clock: MockClock) -> None:
+    """They have 2, 4 or 10 bytes."""
+    handler = Handler()
+    fits = (
+        size
+        for size in range(max(0, payload - 120), payload)
+        if len(ENCODE.items(Request("", call_id="1"))(bytes(size))) == payload
+    )
+    size = next(fits)
+    async with serving_in_memory(handler) as memory:
+        peer = await open_raw(memory)
+        for call_id, extra in (("1", 0), ("2", 1)):
+            handler.made = 0
+            granted = 3 * payload + extra
+            request = ENCODE.request(call_id, "give", ([size] * 9,), credits=9, credit_bytes=granted)
+            await peer.send_frame(2, request)
+            for _ in range(3 + extra):
+                item = await next_rpc(peer)
+                assert (item["call_id"], item["response"]) == (call_id, bytes(size))
+            await trio.testing.wait_all_tasks_blocked()
+            assert handler.made == 3 + extra
+        await peer.send_close()
+
+
+@pytest.mark.parametrize("codec", [TrioWSCodec(), WebshocketCodec()])
+def test_frames_of_items_are_those_of_their_messages(codec: PacketCodec) -> None:
+    for call_id in ("1", "x" * 31, "x" * 32, "x" * 256, "\N{SNOWMAN}"):
+        request = Request("", call_id=call_id)
+        make_frame, encode = codec.item_frame(request), codec.items(request)
+        if make_frame is None or codec.plain_calls is None:
+            pytest.skip("this needs the C extension")
+        for value in (0, None, "text", b"x" * 200, [1, {"a": 2.5}], bytes(70_000)):
+            frame = whole_frame(FIN | BINARY, encode(value), b"")
+            assert make_frame(codec.plain_calls.encode(value)) == frame
 
 
 async def test_a_consumer_that_counts_no_bytes_gets_its_items(autojump_clock: MockClock) -> None:

@@ -343,6 +343,13 @@ class Codec(ABC):
         """Return a function that encodes the items of one stream."""
         return functools.partial(self.item, request)
 
+    def item_frame(self, request: Request) -> Callable[[bytes], bytes] | None:
+        """Return the fast path for the items of one stream, if there is `plain_calls`.
+
+        It returns the frame without a mask for an item that `PlainCalls.encode` has encoded.
+        """
+        return None
+
     @abstractmethod
     def end(self, request: Request) -> bytes | None:
         """Encode the end of a stream that did not fail."""

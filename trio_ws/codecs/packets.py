@@ -87,6 +87,7 @@ class PacketCodec(Codec):
         "_decode",
         "_encode",
         "_glimpse",
+        "_item_parts",
         "_request_parts",
         "plain_calls",
     )
@@ -124,6 +125,13 @@ class PacketCodec(Codec):
             whole[args_at + len(null) : id_at],
             whole[id_at + len(no_id) :],
         )
+        # The same of an item of a stream.
+        item = {"type": "response", "call_id": "", "is_stream": True, "response": None}
+        whole = encode({"source": _RPC, "rpc": item})
+        id_at = whole.index(no_id, whole.index(key) + len(key))
+        value_at = whole.rindex(null)
+        start, middle = whole[:id_at], whole[id_at + len(no_id) : value_at]
+        self._item_parts = FIN | BINARY, start, middle, whole[value_at + len(null) :]
         self.plain_calls = None
         if binary and extension is not None:
             parts = FIN | BINARY, self._before, self._between, self._after
@@ -242,6 +250,11 @@ class PacketCodec(Codec):
                 raise self._unsendable(exc) from exc
 
         return item
+
+    def item_frame(self, request: Request) -> Callable[[bytes], bytes] | None:
+        if self.plain_calls is None or extension is None:
+            return None
+        return functools.partial(extension.result_frame, *self._item_parts, request.call_id)
 
     def end(self, request: Request) -> bytes:
         response = Response(request.call_id, is_stream=True, is_end=True)

@@ -390,6 +390,8 @@ async def produce(transport: PacketTransport, producer: StreamSender, items: Asy
     """Send all ``items``, and then the end. Exceptions of ``items`` are raised."""
     request = producer.request
     encode = transport.codec.items(request)
+    make_frame = transport.codec.item_frame(request)
+    encode_value = None if transport.plain_calls is None else transport.plain_calls.encode
     ws, opcode = transport.ws, transport.opcode
     first = FIN | opcode
     write_buffer, high_water = transport.write_buffer, transport.high_water
@@ -397,11 +399,24 @@ async def produce(transport: PacketTransport, producer: StreamSender, items: Asy
         await _may_send(transport, producer)
         count, size = producer.take_credit()
         async for item in items:
-            to_send = item
+            to_send, sent = item, False
+            if make_frame is not None and encode_value is not None and write_buffer.fast_send_limit:
+                try:
+                    frame = make_frame(encode_value(item))
+                except Exception:  # noqa: BLE001 - encode() explains it
+                    frame = b""
+                if frame:
+                    sent = True
+                    write_buffer.buffer(frame)
+                    size -= len(frame) - (2 if len(frame) < 128 else 4 if len(frame) < 65540 else 10)
+                    if count > 1 and size > 0 and write_buffer.size < high_water and not transport.over:
+                        count -= 1
+                        continue
             while not transport.over:
-                payload = encode(to_send)
+                payload = None if sent else encode(to_send)
+                sent = False
                 if payload is not None:
-                    if write_buffer.fast_send_limit:  # fast path: the same without two calls for each item
+                    if write_buffer.fast_send_limit:
                         write_buffer.buffer(whole_frame(first, payload, b""))
                     else:
                         post(ws, opcode, payload, cork=True)
