@@ -53,7 +53,7 @@ from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
 from trio_ws.systems import HAS_EPOLL
 from trio_ws.websocket.fair_turn import FairTurn
 from trio_ws.websocket.readers import FULL_EPOLL
-from trio_ws.websocket.transport import POLLS_TO_SKIP, READ_SIZE
+from trio_ws.websocket.transport import POLLS_BEFORE_WAIT, POLLS_TO_SKIP, READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -67,8 +67,6 @@ __all__ = ["EpollReader", "TaskSpawner"]
 #: for our own tests, which run with 0 and with very many as well.
 SHARE_THRESHOLD = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 
-#: Turns in which the epoll is polled before the task waits for it.
-_POLLS_BEFORE_WAIT = 3
 CONNECTIONS_PER_TURN = 64
 BYTES_PER_TURN = 128 * 1024
 #: Cost of a message in these, in addition to its bytes: it may be a call that is answered immediately.
@@ -188,7 +186,7 @@ class EpollReader:
                     if not direct:
                         await checkpoint()
                     direct = False
-                    for _ in range(_POLLS_BEFORE_WAIT):
+                    for _ in range(POLLS_BEFORE_WAIT):
                         await checkpoint()
                         ready.extend([fd for fd, _ in poll(0, CONNECTIONS_PER_TURN)])
                         if ready:

@@ -27,7 +27,13 @@ from trio_ws.protocol._accel import receive_frame
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import CLOSED, OPEN
 from trio_ws.websocket.frame_log import Logged, log_extra
-from trio_ws.websocket.transport import BIG_READ_SIZE, POLLS_TO_SKIP, READ_SIZE, SocketTransport
+from trio_ws.websocket.transport import (
+    BIG_READ_SIZE,
+    POLLS_BEFORE_WAIT,
+    POLLS_TO_SKIP,
+    READ_SIZE,
+    SocketTransport,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -278,12 +284,17 @@ class Reader:
             if isinstance(transport, SocketTransport):
                 # The same as its receive(), without one more coroutine for each idle connection.
                 if not self._polls_to_skip:
-                    # A peer that answers at once has mostly done so one turn later, and a look then costs a
-                    # third of a wait. Where nothing was there, the next waits come without a look.
-                    await checkpoint()
-                    try:
-                        data = self._read_now(transport)
-                    except BlockingIOError:
+                    # A peer that answers at once has mostly done so a few turns later. These cost no more
+                    # than a wait, and nothing has to be woken. Where nothing came, the next waits come
+                    # without a look.
+                    for _ in range(POLLS_BEFORE_WAIT):
+                        await checkpoint()
+                        try:
+                            data = self._read_now(transport)
+                        except BlockingIOError:
+                            continue
+                        break
+                    else:
                         self._polls_to_skip = POLLS_TO_SKIP
                 if self._polls_to_skip:
                     self._polls_to_skip -= 1

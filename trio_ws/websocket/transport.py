@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BIG_READ_SIZE",
+    "POLLS_BEFORE_WAIT",
     "POLLS_TO_SKIP",
     "READ_SIZE",
     "SEND_SIZE",
@@ -56,7 +57,10 @@ BIG_READ_SIZE = 120 * 1024
 #: Bytes handed to the kernel at once, a common limit of messages and their heads: it may take several MiB, a
 #: millisecond or two for each.
 SEND_SIZE = 1025 * 1024
-#: Waits for a socket without a look into it first, once a look has found nothing.
+#: Turns in which a socket, or an epoll, is polled before the task waits for it. A peer on the same machine
+#: mostly answers within these.
+POLLS_BEFORE_WAIT = 3
+#: Waits for a socket without a look into it first, once these looks have found nothing.
 POLLS_TO_SKIP = 32
 #: Bytes handed to one write of a stream: a record of TLS, and small enough for progress to be seen.
 WRITE_SIZE = 16384
