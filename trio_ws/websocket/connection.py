@@ -378,6 +378,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             and not (buffer.parts_open or self._write_buffer.flush_scheduled or closing.deferred)
         ):
             buffer.release()
+            messages = buffer.messages  # keep nothing alive that is empty
             await (reader.input_arrived.wait() if by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0
             by = reader.by
@@ -415,6 +416,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             and not (buffer.parts_open or self._write_buffer.flush_scheduled or closing.deferred)
         ):
             buffer.release()
+            messages = buffer.messages  # keep nothing alive that is empty
             await (reader.input_arrived.wait() if by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0
             by = reader.by
