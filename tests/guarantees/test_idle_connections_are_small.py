@@ -75,8 +75,8 @@ async def use(sock: socket.socket, data: bytes, end: bytes) -> None:
     [
         pytest.param(Calls, True, 3.0, id="calls"),
         pytest.param(listener, False, 2.2, id="a listener"),
-        pytest.param(lambda: echo, False, 4.5, id="a function"),
-        pytest.param(route, False, 4.5, id="a route"),
+        pytest.param(lambda: echo, False, 4.3, id="a function"),
+        pytest.param(route, False, 4.3, id="a route"),
     ],
 )
 async def test_an_idle_connection_takes_what_is_stated(target: Any, calls: bool, most: float) -> None:

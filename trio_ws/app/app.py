@@ -36,7 +36,7 @@ from trio_ws.logs import logger_for
 from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.http import HTTPError, Request, is_token
 from trio_ws.rpc.handler import WebSocketHandler, prepare
-from trio_ws.rpc.methods import allow_keyboard_interrupt
+from trio_ws.rpc.methods import allow_keyboard_interrupt, is_interruptible
 from trio_ws.schema import Schema
 from trio_ws.server.config import ServerSettings, server_config
 from trio_ws.server.router import HTTPRoute, Router, WebSocketRoute
@@ -122,6 +122,9 @@ class App(Router):
                     f"{name_of(function)} is a WebSocketHandler; use app.mount({path!r}, {name_of(function)})"
                 )
             wanted = check_function(function, "WebSocket", pattern)
+            interruptible = is_interruptible(function)
+            if interruptible:
+                allow_keyboard_interrupt(function)
             self._add(
                 Route(
                     pattern,
@@ -131,6 +134,7 @@ class App(Router):
                     wanted,
                     offered,
                     json=self._json,
+                    interruptible=interruptible,
                 )
             )
             return function
@@ -509,7 +513,10 @@ class App(Router):
     def find_websocket(self, path: str) -> WebSocketRoute | None:
         """Return the route for a handshake at a path, or None. For serving an App by other means."""
         for route, params in self._websockets.find(path):
-            return WebSocketRoute(functools.partial(serve, route, params), params, route.subprotocols)
+            serving = functools.partial(serve, route, params)
+            # Middleware has code of ours around the function.
+            interruptible = route.interruptible and not any(route.middleware)
+            return WebSocketRoute(serving, params, route.subprotocols, interruptible)
         return None
 
     def find_http(self, method: str, path: str) -> HTTPRoute | None:

@@ -60,6 +60,7 @@ class Route:
     subprotocols: tuple[str, ...] | None = None
     methods: tuple[str, ...] = ()  # HTTP methods; none for a WebSocket
     json: JSONAdapter | None = None  # of the App that it was added to
+    interruptible: bool = False  # whether it is a function that is marked as interruptible by Ctrl+C
 
     def under(self, prefix: Pattern, middleware: list[Wrapper]) -> Route:
         """Return the route as seen by the App that has mounted this one's."""

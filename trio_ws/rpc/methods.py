@@ -53,6 +53,7 @@ __all__ = [
     "Method",
     "allow_keyboard_interrupt",
     "check_name",
+    "is_interruptible",
     "kind_of",
     "own_name",
 ]
@@ -382,6 +383,15 @@ def allow_keyboard_interrupt(function: Any) -> None:
         if hasattr(function, "__code__"):
             trio.lowlevel.disable_ki_protection(function)
         function = getattr(function, "__wrapped__", None)
+
+
+def is_interruptible(function: object) -> bool:
+    """Whether `allow_keyboard_interrupt` marks all that runs when an async function is called."""
+    return (
+        inspect.iscoroutinefunction(function)
+        and hasattr(function, "__code__")
+        and not hasattr(function, "__wrapped__")
+    )
 
 
 def own_name(function: object) -> str:

@@ -83,6 +83,8 @@ ServeFunction = Callable[[WebSocket], Awaitable[object]]
 
 logger = logger_for("trio_ws.server")
 
+#: All tasks of clients share it; trio would make a name for each.
+_TASK_NAME = "trio_ws client"
 #: Close reason if the system cannot start another thread.
 _NO_THREAD = "no thread left"
 #: Close reason if the client did not offer the subprotocol of ``accept(subprotocol=...)``.
@@ -184,7 +186,7 @@ class ClientTasks:
         self._clients += 1
         self._handshakes += 1
         self._shares.begin(client.share, client)
-        self._handlers.start_soon(self._serve_client, client)
+        self._handlers.start_soon(self._serve_client, client, name=_TASK_NAME)
 
     def _has_room_for(self, client: PendingClient) -> bool:
         """Return whether another client may begin its opening handshake, and log a refusal."""
@@ -481,6 +483,8 @@ class ClientTasks:
         target, subprotocols = self._target, self._subprotocols
         if found is not None:
             target = functools.partial(self._call_route, found.serve)
+            if not found.interruptible:
+                target = functools.partial(self._run_target, target)
             if found.subprotocols is not None:
                 subprotocols = found.subprotocols
         ws = self._websocket_type(
@@ -538,7 +542,7 @@ class ClientTasks:
             code, reason = 1000, ""
             try:
                 try:
-                    running = self._run_target(ws, target)
+                    running = target(ws)
                     del target  # an idle connection would keep it
                     over = await running is not DETACHED
                 except BaseException as exc:
@@ -567,8 +571,11 @@ class ClientTasks:
         return over
 
     @disable_ki_protection
-    async def _run_target(self, ws: WebSocket, target: ServeFunction) -> object:
-        """Run user code, which Ctrl+C may interrupt anywhere; our own code leaves it to the main task."""
+    async def _run_target(self, target: ServeFunction, ws: WebSocket) -> object:
+        """Run user code, which Ctrl+C may interrupt anywhere; our own code leaves it to the main task.
+
+        Targets that are `is_interruptible` do without it, which saves each idle connection a coroutine.
+        """
         running = target(ws)
         del target
         return await running

@@ -52,11 +52,13 @@ class WebSocketRoute(NamedTuple):
             returns `DETACHED` if the connection lives on without the task.
         path_params: for ``ws.path_params``.
         subprotocols: those of the route; None for the server's own.
+        interruptible: whether the user code in it is marked as interruptible by Ctrl+C.
     """
 
     serve: Callable[[WebSocket, ServerResources], Awaitable[object]]
     path_params: PathParameters
     subprotocols: tuple[str, ...] | None
+    interruptible: bool = False
 
 
 class HTTPRoute(NamedTuple):

@@ -22,6 +22,7 @@ from trio_ws.errors import check_close
 from trio_ws.logs import logger_for
 from trio_ws.rpc.detached import FinishSoon
 from trio_ws.rpc.handler import serve_handler
+from trio_ws.rpc.methods import allow_keyboard_interrupt, is_interruptible
 from trio_ws.rpc.task_pool import TaskPool
 from trio_ws.server.accepting import accept_forever, close_listeners, listening_socket
 from trio_ws.server.blocking import run_in_thread
@@ -107,7 +108,12 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         super().__init__(config.router, config.ssl_context)
         self._subprotocols = config.subprotocols
         self._debug = config.debug
-        self._target = self._choose_target(config)
+        chosen = self._choose_target(config)
+        if chosen is config.target and is_interruptible(chosen):
+            allow_keyboard_interrupt(chosen)
+        else:
+            chosen = functools.partial(self._run_target, chosen)
+        self._target = chosen
         self._to_accept, self._accepted = trio.open_memory_channel[WebSocket](0)
         self._manager: AbstractAsyncContextManager[None] | None = None
         self._acceptors: trio.Nursery  # set while the block runs
@@ -168,7 +174,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
             RuntimeError: the server has a target, which gets the connections; or its block was not entered.
             trio.ClosedResourceError: the server is shutting down.
         """
-        if self._target != self._hand_out:
+        if self._config.target is not None:
             raise RuntimeError("accept() requires a WebSocketServer without a target")
         if self._state == "new":
             self._check_entered()
