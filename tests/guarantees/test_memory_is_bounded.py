@@ -329,8 +329,10 @@ async def test_the_body_of_a_rejection_is_cut(autojump_clock: MockClock) -> None
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pour)
+        # A client allocates a block for messages of this size at its start, and frees it.
+        options = Options(max_message_size=65536)
         with growth() as grown, pytest.raises(HandshakeRejectedError) as info:
-            async with connect("ws://test/", stream=link.client):
+            async with connect("ws://test/", stream=link.client, options=options):
                 pytest.fail("it opened")
     assert info.value.body == bytes(65536)
     assert grown.peak < MIB
