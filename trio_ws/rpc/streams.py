@@ -395,11 +395,13 @@ async def produce(transport: PacketTransport, producer: StreamSender, items: Asy
     ws, opcode = transport.ws, transport.opcode
     first = FIN | opcode
     write_buffer, high_water = transport.write_buffer, transport.high_water
+    buffer_frame = write_buffer.buffer
     try:
         await _may_send(transport, producer)
         count, size = producer.take_credit()
+        used = 0  # bytes of these, which are subtracted together: a large integer takes long
         async for item in items:
-            to_send, sent = item, False
+            sent = False
             if make_frame is not None and encode_value is not None and write_buffer.fast_send_limit:
                 try:
                     frame = make_frame(encode_value(item))
@@ -407,11 +409,15 @@ async def produce(transport: PacketTransport, producer: StreamSender, items: Asy
                     frame = b""
                 if frame:
                     sent = True
-                    write_buffer.buffer(frame)
-                    size -= len(frame) - (2 if len(frame) < 128 else 4 if len(frame) < 65540 else 10)
-                    if count > 1 and size > 0 and write_buffer.size < high_water and not transport.over:
+                    buffer_frame(frame)
+                    length = len(frame)
+                    used += length - (2 if length < 128 else 4 if length < 65540 else 10)
+                    if count > 1 and used < size and write_buffer.size < high_water and not transport.over:
                         count -= 1
                         continue
+            size -= used
+            used = 0
+            to_send = item
             while not transport.over:
                 payload = None if sent else encode(to_send)
                 sent = False
