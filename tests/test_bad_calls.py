@@ -191,6 +191,14 @@ async def test_json_in_binary_says_in_which_frames_json_goes(binary: bool, autoj
         assert frame is not None
         assert frame.opcode == (2 if binary else 1)
         assert msgspec.json.decode(frame.payload)["rpc"]["response"] == 0
+        request = {"source": 5, "rpc": {"type": "request", "method": "numbers", "args": [], "call_id": "b"}}
+        await peer.send_frame(1, msgspec.json.encode(request))
+        for number in range(5):
+            frame = await peer.receive_frame()
+            assert frame is not None
+            assert frame.opcode == (2 if binary else 1)
+            item = msgspec.json.decode(frame.payload)["rpc"]
+            assert (item["call_id"], item["response"], item["is_stream"]) == ("b", number, True)
         await peer.send_close()
 
 

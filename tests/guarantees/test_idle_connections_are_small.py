@@ -70,6 +70,7 @@ async def use(sock: socket.socket, data: bytes, end: bytes) -> None:
         got += sock.recv(4096)
 
 
+@pytest.mark.repeats  # without coverage, whose frames would be counted
 @pytest.mark.parametrize(
     ("target", "calls", "most"),
     [

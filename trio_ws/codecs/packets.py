@@ -133,7 +133,7 @@ class PacketCodec(Codec):
         start, middle = whole[:id_at], whole[id_at + len(no_id) : value_at]
         self._item_parts = FIN | BINARY, start, middle, whole[value_at + len(null) :]
         self.plain_calls = None
-        if binary and extension is not None:
+        if encode is _to_msgpack and extension is not None:
             parts = FIN | BINARY, self._before, self._between, self._after
             self.plain_calls = PlainCalls(
                 extension.plain_call, encode, functools.partial(extension.result_frame, *parts)
