@@ -58,7 +58,7 @@ install: $(VENV)/.installed-$(CHECK_EXTRAS)  ## make the virtual environment onl
 demo: $(VENV)/.installed  ## run a server and a few clients, and say what happens
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.installed-$(TEST_EXTRAS)  ## run the tests in two minutes, without the slow ones (SLOW=1: with them)
+test: $(VENV)/.installed-$(TEST_EXTRAS)  ## run the tests in three minutes, without the slow ones (SLOW=1: with them)
 	$(if $(SLOW),,TRIO_WS_TEST_EXAMPLES=$${TRIO_WS_TEST_EXAMPLES:-0.5}) \
 		$(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 4 --dist worksteal \
 		$(if $(SLOW),,-m 'not slow') $(PYTEST_ARGS)
