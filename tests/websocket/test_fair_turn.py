@@ -51,40 +51,34 @@ class Worker:
             await turn.let_others_run()
 
 
-async def rounds(clock: Clock, count: int, share: float) -> None:
-    """Use ``share`` seconds in each round."""
-    for _ in range(count):
-        clock.work(share)
-        await trio.lowlevel.checkpoint()
+async def run_beside(clock: Clock, workers: list[Worker], count: int, share: float) -> None:
+    """Run the workers for some rounds, in each of which other tasks use ``share`` seconds."""
+    async with trio.open_nursery() as nursery:
+        for worker in workers:
+            nursery.start_soon(worker.run)
+        for _ in range(count):
+            clock.work(share)
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 async def test_each_gets_as_much_as_all_other_tasks(clock: Clock, count: int) -> None:
     workers = [Worker(clock) for _ in range(count)]
-    async with trio.open_nursery() as nursery:
-        for worker in workers:
-            nursery.start_soon(worker.run)
-        await rounds(clock, 100, 0.01)
-        nursery.cancel_scope.cancel()
+    await run_beside(clock, workers, 100, 0.01)
     for worker in workers:
         assert 0.9 < worker.used < 1.2
 
 
 async def test_no_turn_is_longer_than_the_maximum(clock: Clock) -> None:
     worker = Worker(clock)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(worker.run)
-        await rounds(clock, 20, 10.0)
-        nursery.cancel_scope.cancel()
+    await run_beside(clock, [worker], 20, 10.0)
     assert worker.used <= worker.turns * (fair_turn.MAX_TURN + 2 * MINIMUM)
 
 
 async def test_alone_it_does_its_minimum(clock: Clock) -> None:
     worker = Worker(clock)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(worker.run)
-        await rounds(clock, 20, 0.0)
-        nursery.cancel_scope.cancel()
+    await run_beside(clock, [worker], 20, 0.0)
     assert worker.turns >= 19
     assert worker.used == pytest.approx(worker.turns * MINIMUM)
 
