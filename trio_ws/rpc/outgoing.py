@@ -189,9 +189,7 @@ class OutgoingCalls:
 
     def _make_tables(self) -> None:
         if self.pending_calls is _NO_CALLS:
-            self.pending_calls = {}
-        if self.sinks is _NO_SINKS:
-            self.sinks = {}
+            self.pending_calls, self.sinks = {}, {}
 
     def is_waiting(self, call_id: str | None) -> bool:
         """Whether a request with this id waits for a response."""
