@@ -135,6 +135,19 @@ async def test_the_latest_value_is_all_that_waits(autojump_clock: MockClock) -> 
         assert waiting(subscription) == [5]
 
 
+async def test_a_task_that_has_the_latest_value_does_not_get_it_again(autojump_clock: MockClock) -> None:
+    channels = Rooms().channels
+    channels.publish("price.a", 1)
+    async with channels.subscribe("price.a") as subscription:
+        position = subscription.receive_nowait().position
+    async with channels.subscribe("price.a", after=position) as subscription:
+        assert waiting(subscription) == []
+        channels.publish("price.a", 2)
+        assert waiting(subscription) == [2]
+    async with channels.subscribe("price.a", after=position) as subscription:
+        assert waiting(subscription) == [2]
+
+
 async def test_a_glob_gets_the_latest_values_of_channels_that_were_published_to_last(
     autojump_clock: MockClock,
 ) -> None:

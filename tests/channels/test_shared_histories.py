@@ -261,6 +261,77 @@ async def test_the_latest_value_comes_from_other_processes(autojump_clock: MockC
             assert waiting(local) == [2]
 
 
+async def test_a_new_subscriber_begins_with_the_latest_value_that_its_process_has(
+    autojump_clock: MockClock,
+) -> None:
+    """Messages that are delayed, or the loss of the broker, do not delay it. Newer values follow, once."""
+    async with (
+        two_processes() as (here, there, brokers, *_),
+        there.channels.subscribe("price.*") as first,
+    ):
+        here.publish("price.1", 1)
+        assert waiting(first) == [1]
+        brokers[1].deaf = True  # the next value is on its way
+        here.publish("price.1", 2)
+        async with (
+            there.channels.subscribe("price.1") as named,
+            there.channels.subscribe("price.*") as glob,
+        ):
+            assert waiting(named) == waiting(glob) == [1]
+            brokers[1].deaf = False
+            here.publish("price.1", 3)
+            await trio.sleep(1)
+            assert waiting(first) == waiting(named) == waiting(glob) == [3]
+        brokers[1].lose()
+        here.publish("price.1", 4)
+        here.publish("price.2", 5)
+        async with (
+            there.channels.subscribe("price.1") as named,
+            there.channels.subscribe("price.*") as glob,
+            there.channels.subscribe("price.2") as unknown,
+        ):
+            await trio.sleep(1)
+            assert (waiting(named), waiting(glob), waiting(unknown)) == ([3], [3], [])
+            brokers[1].recover()
+            await trio.sleep(1)
+            assert waiting(first) == [4, 5]
+            assert (waiting(named), waiting(glob), waiting(unknown)) == ([4], [4, 5], [5])
+
+
+async def test_no_subscriber_gets_an_older_value_than_it_has(autojump_clock: MockClock) -> None:
+    """One that continues in a process whose broker is lost, where the newest value is an older one."""
+    async with two_processes() as (here, there, brokers, memories, _):
+        networks = [Network(memory.listener) for memory in memories]
+        at = 0
+
+        async def dial() -> trio.abc.Stream:
+            return await networks[at]()
+
+        client = WebSocketClient("ws://test/", stream=dial, reconnect=Backoff(initial=1, maximum=1))
+        async with (
+            there.channels.subscribe("price.*") as there_before,
+            here.channels.subscribe("price.1") as here_before,
+            client,
+            client.subscribe("price.1", recover=True) as moving,
+        ):
+            here.publish("price.1", 1)
+            brokers[1].lose()
+            here.publish("price.1", 2)
+            await wait_all_tasks_blocked()
+            assert waiting(moving)[-1] == 2
+            assert waiting(there_before) == [1]
+            position = [here_before.receive_nowait() for _ in range(2)][-1].position
+            at = 1
+            networks[0].cut()
+            async with there.channels.subscribe("price.1", after=position) as local:
+                await trio.sleep(60)  # neither waits for the broker that long
+                assert waiting(local) == waiting(moving) == []
+                brokers[1].recover()
+                here.publish("price.1", 3)
+                await trio.sleep(1)
+                assert waiting(local) == waiting(moving) == [3]
+
+
 async def test_a_glob_gets_the_latest_values_of_channels_that_its_process_does_not_know(
     autojump_clock: MockClock,
 ) -> None:

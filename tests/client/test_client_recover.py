@@ -290,6 +290,22 @@ async def test_the_latest_value(autojump_clock: MockClock) -> None:
             assert await drained(subscription) == [19]
 
 
+async def test_no_value_comes_that_is_older_than_the_one_it_has(autojump_clock: MockClock) -> None:
+    """As if another process had given the position of a value that this one has not received yet."""
+    handler = Rooms()
+    async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, _):
+        handler.publish("price.eur", 1)
+        async with client.subscribe("price.eur") as subscription:
+            position = (await subscription.receive()).position
+        assert position is not None
+        async with client.subscribe("price.eur", after=(position.epoch, 2)) as subscription:
+            assert await drained(subscription) == []
+            handler.publish("price.eur", 2)
+            assert await drained(subscription) == []
+            handler.publish("price.eur", 3)
+            assert await drained(subscription) == [3]
+
+
 async def test_a_client_that_drops_messages_gets_a_gap(autojump_clock: MockClock) -> None:
     handler = Rooms()
     async with serving_in_memory(handler) as memory, reconnecting(memory) as (client, _):

@@ -108,6 +108,23 @@ async def test_a_gap_marks_missing_messages(handler: type[Rooms], tmp_path: Path
     assert expected == COUNT
 
 
+class Prices(WebSocketHandler):
+    channels_history: ClassVar = {"price": History(latest=True)}
+
+    def may_subscribe(self, connection: ClientConnection, name: str) -> bool:
+        return True
+
+    @rpc_method("publish")
+    def publish_price(self, connection: ClientConnection, value: int) -> None:
+        self.publish("price", value)
+
+
+async def test_no_value_comes_that_is_older_than_the_one_it_has(tmp_path: Path) -> None:
+    node_command()
+    async with serving(Prices()) as server:
+        assert await run_program(tmp_path, PROGRAMS / "latest.mjs", server.url) == [3, 3]
+
+
 class Restarted(WebSocketHandler):
     """One of several servers on the same port, one after the other."""
 

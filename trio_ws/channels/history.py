@@ -56,8 +56,9 @@ class History:
             256 for each frame, and 128 for each excluded connection: the memory that they take. There are no
             frames in Redis. A larger message is delivered, but not kept. Default 1 MiB.
         seconds: the age at which a message is dropped. Default 300.
-        latest: whether to keep only the newest message. Each new subscriber receives it at once, and a slow
-            one receives the newest message instead of those that it missed. There are no gaps. Default False.
+        latest: whether to keep only the newest message. Each new subscriber receives it at once; with a
+            broker, the newest that its process has received. A slow one receives the newest message instead
+            of those that it missed. There are no gaps. Default False.
         channels: the maximum number of channels of this pattern with a history. Beyond it, the history of the
             channel without subscribers that was published to longest ago is dropped, and returning
             subscribers get a gap. Each takes up to 1 KiB more than its messages. Default 10,000.
@@ -459,7 +460,8 @@ class ChannelHistories:
             history.expire(trio.current_time())
         first = history.first if history is not None else 1
         if pattern.config.latest:
-            known = after == (epoch, offset)
+            # The position may be one that another process has given, and that this one has not heard of yet.
+            known = after is not None and after.epoch == epoch and after.offset >= offset
             return Start(Position(epoch, offset if known else first - 1), 0, latest=True)
         if after is None:
             return Start(Position(epoch, max(offset - last, first - 1)))

@@ -142,6 +142,8 @@ class HubHistories:
             # received.
             self._fanout.tell(subscriber, PositionNotice(channel, history.position, 0))
         start = self.kept.start(name, after, last)
+        if isinstance(subscriber, TaskSubscriber):
+            subscriber.caught_up(channel)  # it may have the newest message, with which `add` began
         self._begin_at(subscriber, channel, start)
         return start
 

@@ -75,7 +75,7 @@ class Progress:
             if self._lost and not answer.latest:
                 self._report_gap(position, -1)
             self.position = position
-        elif before != position:
+        elif before != position and not (answer.latest and self._has(position)):
             if not answer.latest:
                 trimmed = before.epoch == position.epoch and position.offset > before.offset
                 self._report_gap(position, position.offset - before.offset if trimmed else -1)

@@ -270,7 +270,7 @@ class Progress {
     return this.position ? { after: this.position } : { last: this.last || undefined }
   }
 
-  /** Drop packets until the server has sent the position from which we continue. It sends them again after that. */
+  /** Drop packets until the server has sent the position to continue at. It sends them again. */
   connectionLost() {
     this.lost = this.begun
     this.waiting = this.recover || this.last > 0
@@ -282,12 +282,12 @@ class Progress {
     return position && epoch === position[0] ? position[1] - offset : NaN
   }
 
-  /** Continue at the server's position, and report the messages that are missing before it. */
+  /** Continue at the server's position, not before our latest value, and report missing messages. */
   begin({ position, latest }) {
     const missing = this.distance(position)
     const continues = !position || !this.position ? !this.lost && !(this.after && !position) : missing === 0
-    if (!continues && !(latest && position)) this.tell(position, missing)
-    this.position = position
+    if (!continues && !latest) this.tell(position, missing)
+    if (!(latest && missing < 0)) this.position = position
     this.begun = true
     this.waiting = this.lost = this.after = false
     this.last = 0
