@@ -12,6 +12,7 @@ import pytest
 import trio
 
 import trio_ws
+from tests.support.serving import guard
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -72,7 +73,7 @@ def test_app() -> None:
 
 
 async def use_the_app(uri: str) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(guard()):
         async with trio_ws.connect(f"{uri}/rooms/7") as one, trio_ws.connect(f"{uri}/rooms/7") as two:
             await one.send("hi")
             assert await two.receive_text() == "hi"
@@ -149,7 +150,7 @@ runpy.run_path({str(EXAMPLES / "demo.py")!r}, run_name="__main__")
 
 def test_asgi_app_under_hypercorn() -> None:
     async def use(port: int) -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(guard()):
             async with trio_ws.connect(f"ws://127.0.0.1:{port}/echo/ada") as ws:
                 await ws.send("hello")
                 assert await ws.receive_text() == "ada: hello"

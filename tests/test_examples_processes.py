@@ -10,11 +10,12 @@ import pytest
 import trio
 
 import trio_ws
+from tests.support.serving import guard
 from tests.test_examples import EXAMPLES
 
 
 async def told_when_it_ends(server: subprocess.Popen[str], url: str, pids: list[str], number: int) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(guard()):
         async with trio_ws.connect(url) as ws:
             said = (await ws.receive_text()).split()
             assert said[0] == "process"

@@ -9,13 +9,13 @@ import pytest
 import trio
 
 import trio_ws
-from tests.support.serving import echo
+from tests.support.serving import echo, guard
 
 
 async def test_sigterm_drains_a_server_and_the_program_goes_on() -> None:
     before = signal.getsignal(signal.SIGTERM)
     server: trio_ws.WebSocketServer
-    with trio.fail_after(30):
+    with trio.fail_after(guard()):
         async with trio.open_nursery() as nursery:
             with trio_ws.cancel_on_signals() as scope:
                 async with trio_ws.WebSocketServer(echo, host="127.0.0.1") as server:

@@ -14,14 +14,12 @@ import trio
 
 from tests.channels.test_redis_histories import Rooms, process, take
 from tests.support.redis import QUICK, RedisServer, redis_server, settled, talk
-from tests.support.serving import serving_in_memory
+from tests.support.serving import guard, serving_in_memory
 from trio_ws import BrokerError, Publisher, RedisBroker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-#: Seconds after which a test counts as hung: a failover takes some of them.
-PATIENCE = 90
 CONFIGURATION = """
 port {port}
 bind 127.0.0.1
@@ -55,7 +53,7 @@ class Sentinel:
 
 @asynccontextmanager
 async def sentinel(primary: int) -> AsyncIterator[Sentinel]:
-    with tempfile.TemporaryDirectory(prefix="sentinel") as folder, trio.fail_after(PATIENCE):
+    with tempfile.TemporaryDirectory(prefix="sentinel") as folder, trio.fail_after(guard()):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -88,8 +86,8 @@ async def replicated() -> AsyncIterator[tuple[RedisServer, RedisServer, Sentinel
     """Run a primary, its replica, and a Sentinel that knows both."""
     at_once = "--repl-diskless-sync-delay 0"
     async with (
-        redis_server(at_once, patience=PATIENCE) as primary,
-        redis_server(f"--replicaof 127.0.0.1 {primary.port}", at_once, patience=PATIENCE) as replica,
+        redis_server(at_once) as primary,
+        redis_server(f"--replicaof 127.0.0.1 {primary.port}", at_once) as replica,
     ):
         while b"master_link_status:up" not in await replica.do("INFO", "replication"):
             await trio.sleep(0.01)

@@ -17,6 +17,7 @@ import trio.testing
 from tests.coming_from.forms import in_compat
 from tests.compat import test_webshocket_api as api
 from tests.compat.test_webshocket_calls import serving, serving_in_memory, until
+from tests.support.serving import guard
 from trio_ws.compat import webshocket
 from trio_ws.compat.webshocket import ConnectionState, Packet, PacketSource, RPCErrorCode, ServerState
 
@@ -199,7 +200,7 @@ async def test_a15_server_start_and_close() -> None:
 async def test_a16_serve_forever() -> None:
     """`serve_forever()` starts the server and waits until it is closed."""
     server = webshocket.WebSocketServer("127.0.0.1", 0, clientHandler=Handler)
-    with trio.fail_after(30):
+    with trio.fail_after(guard()):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.serve_forever)
             await until(lambda: server.state is ServerState.SERVING)

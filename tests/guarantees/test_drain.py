@@ -18,6 +18,7 @@ from tests.support.serving import (
     all_tasks,
     echo,
     exchange,
+    guard,
     read_to_end,
     request,
     serving,
@@ -435,7 +436,7 @@ async def test_all_peers_receive_1001_after_ctrl_c_in_a_handler(
                 pass
             codes.append(ws.close_code)
 
-    with trio.fail_after(30):
+    with trio.fail_after(guard()):
         async with trio.open_nursery() as clients:
             with pytest.raises(KeyboardInterrupt):
                 async with AsyncExitStack() as stack:

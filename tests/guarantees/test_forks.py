@@ -106,7 +106,7 @@ async def test_the_peer_sees_the_end_of_what_a_server_closes(kind: str, tmp_path
         with forked_child():
             await peer.send_frame(8, b"\x03\xe8")
             assert (await peer.receive_until_close())[0] == 1000  # type: ignore[index]
-            with trio.fail_after(5):
+            with trio.fail_after(guard()):
                 assert await read_to_end(peer.stream) == b""
 
 
@@ -123,7 +123,7 @@ async def test_messages_sent_before_the_end_arrive(kind: str, tmp_path: Path) ->
     options = Options(close_timeout=0.2)
     async with listening(kind, tmp_path, handler, options=options) as open_stream:
         peer = await RawPeer.connect(await open_stream())
-        with forked_child(), trio.fail_after(5):
+        with forked_child(), trio.fail_after(guard()):
             await closed.wait()
             frame = await peer.receive_frame()
             assert frame is not None
@@ -160,7 +160,7 @@ async def test_the_peer_sees_the_end_of_what_a_client_closes(kind: str) -> None:
                 child = forked_child()
                 child.__enter__()
             try:
-                with trio.fail_after(5):
+                with trio.fail_after(guard()):
                     await ended.wait()
             finally:
                 child.__exit__(None, None, None)
@@ -183,7 +183,7 @@ async def test_the_peer_sees_the_end_of_an_http_answer(asked: bytes) -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)
         with forked_child():
             await stream.send_all(asked[1:])
-            with trio.fail_after(5):
+            with trio.fail_after(guard()):
                 assert (await read_to_end(stream)).startswith(b"HTTP/1.1 400")
                 await stream.aclose()
 

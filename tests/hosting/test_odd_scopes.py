@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.support.asgi import http_scope, websocket_scope
+from tests.support.serving import guard
 from trio_ws import App, ASGIApp, Request
 
 
@@ -102,6 +103,6 @@ async def test_a_scope_that_is_no_request_is_answered_with_400(scope: Any) -> No
     async def send(event: Any) -> None:
         sent.append(event)
 
-    with trio.fail_after(30):
+    with trio.fail_after(guard()):
         await ASGIApp(pages())({**scope, "extensions": {"websocket.http.response": {}}}, receive, send)
     assert sent[0]["status"] == 400

@@ -20,7 +20,7 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 import trio_ws
 from tests.support.http2 import connect_http2
-from tests.support.serving import all_tasks, echo
+from tests.support.serving import all_tasks, echo, guard
 from trio_ws import App, ASGIApp, Options, WebSocket, WebSocketClient, WebSocketHandler, connect
 from trio_ws.testing import RawPeer
 
@@ -58,7 +58,7 @@ async def under_hypercorn(app: Any, **config: Any) -> AsyncIterator[Hypercorn]:
     for name, value in config.items():
         setattr(settings, name, value)
     before = all_tasks()
-    with trio.fail_after(30):
+    with trio.fail_after(guard()):
         async with trio.open_nursery() as nursery:
             server = Hypercorn(0)
 

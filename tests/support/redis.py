@@ -184,16 +184,15 @@ def _read(said: bytes) -> tuple[Any, bytes]:
 
 
 @asynccontextmanager
-async def redis_server(*options: str, patience: float | None = None) -> AsyncIterator[RedisServer]:
+async def redis_server(*options: str) -> AsyncIterator[RedisServer]:
     """Run a redis-server for the duration of a block. Skips the test if it is not installed.
 
     Args:
         options: additional command-line arguments; ``{port}`` in them is replaced by the port.
-        patience: seconds after which the test counts as hung, if it needs more than others.
     """
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed; on Debian: apt-get install redis-server")
-    with trio.fail_after(patience or guard()), tempfile.TemporaryDirectory(prefix="redis") as folder:
+    with trio.fail_after(guard()), tempfile.TemporaryDirectory(prefix="redis") as folder:
         server = RedisServer(folder, options)
         try:
             await server.start()

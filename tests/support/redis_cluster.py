@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisCluster", "redis_cluster"]
 
-#: Seconds after which a test counts as hung: a failover takes some of them.
-PATIENCE = 90
 _PAUSE = 0.01
 #: Nodes that have slots.
 PRIMARIES = 3
@@ -175,7 +173,6 @@ async def redis_cluster(*options: str, replicas: int = 0, spare: int = 0) -> Asy
                     "--cluster-enabled yes --cluster-node-timeout 1000 --repl-diskless-sync-delay 0",
                     f"--cluster-port {bus}",
                     *(option.replace("{tls}", str(tls)) for option in options),
-                    patience=PATIENCE,
                 )
             )
             nodes.append(node)

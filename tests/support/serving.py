@@ -57,8 +57,8 @@ class EchoHandler:
 
 
 def guard() -> float:
-    """Return the seconds after which a test counts as hung."""
-    return 100_000.0 if isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock) else 30.0
+    """Return the seconds after which a test counts as hung, also on a busy machine and with failovers."""
+    return 100_000.0 if isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock) else 120.0
 
 
 class MemoryServer:

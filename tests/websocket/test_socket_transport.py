@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.serving import serving
+from tests.support.serving import guard, serving
 from trio_ws.testing import RawPeer
 from trio_ws.websocket.transport import SocketTransport
 
@@ -27,7 +27,7 @@ async def test_closing_wakes_the_task_that_waits(wait: Callable[[SocketTransport
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     transport = SocketTransport(ours)
-    with theirs, trio.fail_after(30):
+    with theirs, trio.fail_after(guard()):
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
