@@ -11,16 +11,21 @@ import importlib.util
 import random
 import sys
 import types
+from collections import deque
 from importlib.machinery import ExtensionFileLoader
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import trio
+from trio._core import _run
 
+from tests.support.next_messages import STEPS, Buffer, Connection, next_by_python, run_script
 from trio_ws.codecs.base import Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import python_msgpack_size
 from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.protocol._accel import python_take_frames, python_whole_frame
 from trio_ws.rpc.inline_call import python_first_step
+from trio_ws.websocket.message import WebSocketMessage
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -128,6 +133,15 @@ def check_first_step(module: ModuleType, value: bytes, end: int) -> None:
     )
 
 
+def check_next_messages(module: ModuleType, chance: random.Random) -> None:
+    """Await the messages of a connection in C and in Python, in the same way."""
+    script = [
+        (chance.choice((*STEPS, "put", "next")), chance.randrange(4)) for _ in range(chance.randrange(40))
+    ]
+    in_c = module.next_method(next_by_python, Connection, Buffer, deque, WebSocketMessage)
+    assert trio.run(run_script, in_c, script) == trio.run(run_script, next_by_python, script)
+
+
 def run(path: str, count: int) -> int:
     """Check ``count`` inputs; return how many were plain calls."""
     module = load(path)
@@ -136,6 +150,10 @@ def run(path: str, count: int) -> int:
     seeds += [CODEC.result(Request("", call_id="17"), value) for value in (1, "xx", None, b"abc", [1])]
     seeds += [python_whole_frame(first, b"payload" * 30, b"") for first in (0x81, 0x82, 0x89)]
     keys = b"", b"key!"
+    watched = (_run.GLOBAL_RUN_CONTEXT, _run.Task, _run.CancelStatus, _run.Runner)
+    assert module.watch_task(*watched)
+    for _ in range(count // 100):
+        check_next_messages(module, chance)
     for _ in range(count // 10):
         check_first_step(module, chance.randbytes(chance.randrange(50)), chance.randrange(3))
     return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))

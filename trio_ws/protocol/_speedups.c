@@ -1,12 +1,13 @@
 /* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, also from and
-   to a socket, the size of decoded msgpack, the packets of plain calls, and the first step of a coroutine. masking.py,
-   _accel.py, decoded_size.py and inline_call.py have the same functions in Python, and use these if they could be built;
-   packets.py reads and writes all packets, and websocket/_checkpoint.py checks for a cancellation.
+   to a socket, the size of decoded msgpack, the packets of plain calls, the first step of a coroutine, and the next
+   message of a connection. masking.py, _accel.py, decoded_size.py and inline_call.py have the same functions in Python,
+   and use these if they could be built; packets.py reads and writes all packets, websocket/_checkpoint.py checks for a
+   cancellation, and WebSocket.__anext__ in websocket/connection.py is what next_method wraps.
 
    Invariants:
 
-   - No state is kept between two calls. The only argument that is modified is the container that messages are
-     appended to; passed_checkpoint counts in trio's task.
+   - No state is kept between two calls. The only arguments that are modified are the containers that messages are
+     appended to and taken from; passed_checkpoint counts in trio's task.
    - A descriptor belongs to the caller, who has not closed it.
    - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
      calls of the system do not wait, and move at most as much.
@@ -54,6 +55,7 @@ enum { STATUS, POINTS, RUNNER, CANCELLED, INTERRUPTED, SLOTS };
 /* The state of the module, one for each interpreter. */
 typedef struct {
     PyObject *append, *task; /* "append", "task" */
+    PyTypeObject *next_method, *next_message;
     /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
     PyObject *context;
     slot slots[SLOTS];
@@ -876,29 +878,362 @@ current_task(module_state *state)
 PyDoc_STRVAR(passed_checkpoint_doc, "passed_checkpoint($module, /)\n--\n\n"
                                     "See python_passed_checkpoint in websocket/_checkpoint.py.");
 
-static PyObject *
-passed_checkpoint(PyObject *module, PyObject *unused)
+/* Return whether the current task passes, or -1 with an exception. */
+static int
+task_passes(module_state *state)
 {
-    module_state *state = PyModule_GetState(module);
     PyObject *task, **status, **runner, **value, **points, *next;
     long count;
 
     task = state->context == NULL ? NULL : current_task(state);
     if (task == NULL)
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+        return PyErr_Occurred() ? -1 : 0;
     status = in_slot(&state->slots[STATUS], task);
     runner = in_slot(&state->slots[RUNNER], task);
     points = in_slot(&state->slots[POINTS], task);
     if (status == NULL || (value = in_slot(&state->slots[CANCELLED], *status)) == NULL || *value != Py_False ||
         (value = in_slot(&state->slots[INTERRUPTED], *runner)) == NULL || *value != Py_False || *points == NULL)
-        Py_RETURN_FALSE;
+        return 0;
     count = PyLong_AsLong(*points);
     next = PyErr_Occurred() ? NULL : PyLong_FromLong(count + 1);
     if (next == NULL)
-        return NULL;
+        return -1;
     Py_SETREF(*points, next);
-    Py_RETURN_TRUE;
+    return 1;
 }
+
+static PyObject *
+passed_checkpoint(PyObject *module, PyObject *unused)
+{
+    int passes = task_passes(PyModule_GetState(module));
+
+    return passes < 0 ? NULL : PyBool_FromLong(passes);
+}
+
+/* The next message of a connection: WebSocket.__anext__ without a coroutine while messages of a burst wait. Calling a
+   next_method returns a next_message then, and otherwise the coroutine of the Python method. Awaiting a next_message
+   takes a message at once; if that is no longer possible, it goes on as that coroutine. As with a coroutine, nothing
+   happens before the await. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *python;                    /* the method that does all of it */
+    slot buffer, messages, half_taken;   /* WebSocket._receive_buffer, ReceiveBuffer.messages and .parts_open */
+    PyObject *queue, *popleft, *message; /* deque, deque.popleft, WebSocketMessage */
+    PyObject *text, *binary;             /* "text", "binary" */
+} next_method;
+
+typedef struct {
+    PyObject_HEAD
+    next_method *method;
+    PyObject *connection; /* NULL once it was awaited */
+    PyObject *rest;       /* the coroutine with which it goes on */
+} next_message;
+
+/* Return the queue of a connection, borrowed, if more than one message waits in it: the last one may have to start a
+   reader that has stopped. Return NULL otherwise, or with an exception. */
+static PyObject *
+waiting_messages(next_method *method, PyObject *connection)
+{
+    PyObject **buffer, **messages, **half_taken;
+
+    if ((buffer = in_slot(&method->buffer, connection)) == NULL ||
+        (messages = in_slot(&method->messages, *buffer)) == NULL || *messages == NULL ||
+        !Py_IS_TYPE(*messages, (PyTypeObject *)method->queue) || PyObject_Size(*messages) < 2)
+        return NULL;
+    half_taken = in_slot(&method->half_taken, *buffer);
+    return half_taken != NULL && *half_taken == Py_False ? *messages : NULL;
+}
+
+/* Take a message. Return NULL if that is not possible at once, or with an exception. */
+static PyObject *
+message_at_once(next_method *method, PyObject *connection)
+{
+    PyObject *messages = waiting_messages(method, connection), *fields[2], *message;
+
+    if (messages == NULL || task_passes(PyType_GetModuleState(Py_TYPE(method))) <= 0)
+        return NULL;
+    fields[1] = PyObject_CallOneArg(method->popleft, messages);
+    if (fields[1] == NULL)
+        return NULL;
+    fields[0] = PyUnicode_CheckExact(fields[1]) ? method->text : method->binary;
+    message = PyObject_Vectorcall(method->message, fields, 2, NULL);
+    Py_DECREF(fields[1]);
+    return message;
+}
+
+static PyObject *
+next_method_call(PyObject *self, PyObject *const *args, size_t count, PyObject *names)
+{
+    next_method *method = (next_method *)self;
+    module_state *state;
+    next_message *next;
+
+    if (PyVectorcall_NARGS(count) != 1 || names != NULL || waiting_messages(method, args[0]) == NULL)
+        return PyErr_Occurred() ? NULL : PyObject_Vectorcall(method->python, args, count, names);
+    state = PyType_GetModuleState(Py_TYPE(self));
+    next = PyObject_GC_New(next_message, state->next_message);
+    if (next == NULL)
+        return NULL;
+    next->method = (next_method *)Py_NewRef(self);
+    next->connection = Py_NewRef(args[0]);
+    next->rest = NULL;
+    PyObject_GC_Track(next);
+    return (PyObject *)next;
+}
+
+static PyObject *
+next_method_bind(PyObject *self, PyObject *connection, PyObject *type)
+{
+    return connection == NULL || connection == Py_None ? Py_NewRef(self) : PyMethod_New(self, connection);
+}
+
+static int
+next_method_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    next_method *method = (next_method *)self;
+
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(method->python);
+    Py_VISIT(method->buffer.type);
+    Py_VISIT(method->messages.type);
+    Py_VISIT(method->half_taken.type);
+    Py_VISIT(method->message);
+    return 0;
+}
+
+static int
+next_method_clear(PyObject *self)
+{
+    next_method *method = (next_method *)self;
+
+    Py_CLEAR(method->python);
+    Py_CLEAR(method->buffer.type);
+    Py_CLEAR(method->messages.type);
+    Py_CLEAR(method->half_taken.type);
+    Py_CLEAR(method->queue);
+    Py_CLEAR(method->popleft);
+    Py_CLEAR(method->message);
+    Py_CLEAR(method->text);
+    Py_CLEAR(method->binary);
+    return 0;
+}
+
+/* Free either of the two objects. */
+static void
+next_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    type->tp_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+next_method_new(PyTypeObject *type, PyObject *args, PyObject *names)
+{
+    PyObject *python, *connection, *buffer, *queue, *message;
+    next_method *method;
+
+    if (!PyArg_ParseTuple(args, "OOOOO:next_method", &python, &connection, &buffer, &queue, &message))
+        return NULL;
+    method = (next_method *)type->tp_alloc(type, 0);
+    if (method == NULL)
+        return NULL;
+    method->call = next_method_call;
+    method->python = Py_NewRef(python);
+    method->queue = Py_NewRef(queue);
+    method->message = Py_NewRef(message);
+    method->popleft = PyObject_GetAttrString(queue, "popleft");
+    method->text = PyUnicode_InternFromString("text");
+    method->binary = PyUnicode_InternFromString("binary");
+    if (method->popleft != NULL && method->text != NULL && method->binary != NULL &&
+        find_slot(&method->buffer, connection, "_receive_buffer") > 0 &&
+        find_slot(&method->messages, buffer, "messages") > 0 &&
+        find_slot(&method->half_taken, buffer, "parts_open") > 0)
+        return (PyObject *)method;
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "next_method() takes classes with slots");
+    Py_DECREF(method);
+    return NULL;
+}
+
+static PyMemberDef next_method_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(next_method, call), READONLY},
+    {"__wrapped__", T_OBJECT_EX, offsetof(next_method, python), READONLY},
+    {NULL},
+};
+
+PyDoc_STRVAR(next_method_doc, "next_method(python, connection_type, buffer_type, queue_type, message_type, /)\n--\n\n"
+                              "WebSocket.__anext__, which is given as python, in C.");
+
+static PyType_Slot next_method_slots[] = {
+    {Py_tp_doc, (void *)next_method_doc},
+    {Py_tp_new, next_method_new},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_descr_get, next_method_bind},
+    {Py_tp_members, next_method_members},
+    {Py_tp_traverse, next_method_traverse},
+    {Py_tp_clear, next_method_clear},
+    {Py_tp_dealloc, next_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec next_method_spec = {
+    .name = "trio_ws.protocol._speedups.next_method",
+    .basicsize = sizeof(next_method),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = next_method_slots,
+};
+
+static int
+next_message_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    next_message *next = (next_message *)self;
+
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(next->method);
+    Py_VISIT(next->connection);
+    Py_VISIT(next->rest);
+    return 0;
+}
+
+static int
+next_message_clear(PyObject *self)
+{
+    next_message *next = (next_message *)self;
+
+    Py_CLEAR(next->method);
+    Py_CLEAR(next->connection);
+    Py_CLEAR(next->rest);
+    return 0;
+}
+
+/* Return the coroutine with which it goes on, borrowed. */
+static PyObject *
+next_message_rest(next_message *next)
+{
+    if (next->connection != NULL) {
+        next->rest = PyObject_CallOneArg(next->method->python, next->connection);
+        Py_CLEAR(next->connection);
+    }
+    else if (next->rest == NULL)
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    return next->rest;
+}
+
+static PySendResult
+next_message_step(PyObject *self, PyObject *value, PyObject **result)
+{
+    next_message *next = (next_message *)self;
+    PyObject *rest;
+    PySendResult step;
+
+    if (next->connection != NULL && value == Py_None) {
+        *result = message_at_once(next->method, next->connection);
+        if (*result != NULL || PyErr_Occurred()) {
+            Py_CLEAR(next->connection);
+            return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
+        }
+    }
+    *result = NULL;
+    rest = next_message_rest(next);
+    if (rest == NULL)
+        return PYGEN_ERROR;
+    Py_INCREF(rest);
+    step = PyIter_Send(rest, value, result);
+    Py_DECREF(rest);
+    return step;
+}
+
+/* The same for callers that take a StopIteration instead of a PYGEN_RETURN. */
+static PyObject *
+next_message_send(PyObject *self, PyObject *value)
+{
+    PyObject *result, *stop;
+
+    if (next_message_step(self, value, &result) != PYGEN_RETURN)
+        return result;
+    stop = PyObject_CallOneArg(PyExc_StopIteration, result);
+    Py_DECREF(result);
+    if (stop != NULL) {
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+    }
+    return NULL;
+}
+
+static PyObject *
+next_message_iternext(PyObject *self)
+{
+    return next_message_send(self, Py_None);
+}
+
+static PyObject *
+next_message_throw(PyObject *self, PyObject *args)
+{
+    PyObject *rest = next_message_rest((next_message *)self), *throw, *result;
+
+    throw = rest == NULL ? NULL : PyObject_GetAttrString(rest, "throw");
+    result = throw == NULL ? NULL : PyObject_CallObject(throw, args);
+    Py_XDECREF(throw);
+    return result;
+}
+
+static PyObject *
+next_message_close(PyObject *self, PyObject *unused)
+{
+    next_message *next = (next_message *)self;
+
+    Py_CLEAR(next->connection);
+    return next->rest == NULL ? Py_NewRef(Py_None) : PyObject_CallMethod(next->rest, "close", NULL);
+}
+
+/* Two tasks must not await it at once, as they must not await one coroutine. */
+static PyObject *
+next_message_await(PyObject *self)
+{
+    PyObject *rest = ((next_message *)self)->rest, *inner;
+
+    inner = rest == NULL ? Py_NewRef(Py_None) : PyObject_GetAttrString(rest, "cr_await");
+    if (inner == NULL)
+        return NULL;
+    Py_DECREF(inner);
+    if (inner == Py_None)
+        return Py_NewRef(self);
+    PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
+    return NULL;
+}
+
+static PyMethodDef next_message_methods[] = {
+    {"send", next_message_send, METH_O, NULL},
+    {"throw", next_message_throw, METH_VARARGS, NULL},
+    {"close", next_message_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot next_message_slots[] = {
+    {Py_am_await, next_message_await},
+    {Py_am_send, next_message_step},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, next_message_iternext},
+    {Py_tp_methods, next_message_methods},
+    {Py_tp_traverse, next_message_traverse},
+    {Py_tp_clear, next_message_clear},
+    {Py_tp_dealloc, next_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec next_message_spec = {
+    .name = "trio_ws.protocol._speedups.next_message",
+    .basicsize = sizeof(next_message),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = next_message_slots,
+};
 
 PyDoc_STRVAR(first_step_doc, "first_step($module, context, coroutine, /)\n--\n\n"
                              "See rpc/inline_call.py.");
@@ -943,7 +1278,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 2
+#define INTERFACE 3
 
 static int
 module_exec(PyObject *module)
@@ -954,7 +1289,11 @@ module_exec(PyObject *module)
         return -1;
     state->append = PyUnicode_InternFromString("append");
     state->task = PyUnicode_InternFromString("task");
-    return state->append == NULL || state->task == NULL ? -1 : 0;
+    state->next_method = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_method_spec, NULL);
+    state->next_message = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_message_spec, NULL);
+    if (state->append == NULL || state->task == NULL || state->next_method == NULL || state->next_message == NULL)
+        return -1;
+    return PyModule_AddType(module, state->next_method);
 }
 
 static int
@@ -969,6 +1308,8 @@ module_clear(PyObject *module)
         Py_CLEAR(state->attributes);
         Py_CLEAR(state->append);
         Py_CLEAR(state->task);
+        Py_CLEAR(state->next_method);
+        Py_CLEAR(state->next_message);
     }
     return 0;
 }
@@ -987,6 +1328,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     if (state != NULL) {
         Py_VISIT(state->context);
         Py_VISIT(state->attributes);
+        Py_VISIT(state->next_method);
+        Py_VISIT(state->next_message);
         for (int i = 0; i < SLOTS; i++)
             Py_VISIT(state->slots[i].type);
     }

@@ -1,5 +1,6 @@
-from collections.abc import Coroutine, MutableSequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableSequence
 from contextvars import Context
+from typing import Any, Self
 
 INTERFACE: int
 
@@ -18,3 +19,15 @@ def receive_frame(fd: int, size: int, masked: bool, limit: int, /) -> str | byte
 def send_frame(fd: int, first: int, payload: bytes, /) -> bytes | None: ...
 def whole_frame(first: int, payload: bytes | bytearray | memoryview, key: bytes, /) -> bytes: ...
 def watch_task(context: object, task_type: object, status_type: object, runner_type: object, /) -> bool: ...
+
+class next_method:  # noqa: N801
+    def __new__(
+        cls,
+        python: Callable[[Any], Awaitable[Any]],
+        connection_type: type,
+        buffer_type: type,
+        queue_type: type,
+        message_type: type,
+        /,
+    ) -> Self: ...
+    def __call__(self, connection: object) -> Awaitable[Any]: ...
