@@ -7,6 +7,7 @@ tests/protocol/test_sanitizers.py). They end the process where C reads or writes
 from __future__ import annotations
 
 import contextvars
+import copy
 import importlib.util
 import random
 import sys
@@ -19,7 +20,17 @@ import msgspec
 import trio
 from trio._core import _run
 
-from tests.support.next_messages import STEPS, Buffer, Connection, next_by_python, run_script
+from tests.support import next_messages
+from tests.support.burst_sends import (
+    Connection,
+    ReceiveBuffer,
+    WriteBuffer,
+    python_send_in_burst,
+    random_connection,
+    random_message,
+    send_and_look,
+)
+from tests.support.next_messages import next_by_python, run_script
 from trio_ws.codecs.base import Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import python_msgpack_size
 from trio_ws.codecs.packets import TrioWSCodec
@@ -136,10 +147,32 @@ def check_first_step(module: ModuleType, value: bytes, end: int) -> None:
 def check_next_messages(module: ModuleType, chance: random.Random) -> None:
     """Await the messages of a connection in C and in Python, in the same way."""
     script = [
-        (chance.choice((*STEPS, "put", "next")), chance.randrange(4)) for _ in range(chance.randrange(40))
+        (chance.choice((*next_messages.STEPS, "put", "next")), chance.randrange(4))
+        for _ in range(chance.randrange(40))
     ]
-    in_c = module.next_method(next_by_python, Connection, Buffer, deque, WebSocketMessage)
+    classes = (next_messages.Connection, next_messages.Buffer, deque, WebSocketMessage)
+    in_c = module.next_method(next_by_python, *classes)
     assert trio.run(run_script, in_c, script) == trio.run(run_script, next_by_python, script)
+
+
+async def check_send_in_burst(module: ModuleType, chance: random.Random) -> None:
+    """Send a message in C and in Python, also where the connection is in no state that can occur."""
+    connection, message = random_connection(chance), random_message(chance)
+    other, cancelled = copy.deepcopy(connection), chance.random() < 0.1
+    in_c = await send_and_look(module.send_in_burst, connection, message, cancelled=cancelled)
+    in_python = await send_and_look(python_send_in_burst, other, message, cancelled=cancelled)
+    # C compares kinds of messages by identity, and leaves the others to Python.
+    is_copy = type(message) is WebSocketMessage and sys.intern(message.msg_type) is not message.msg_type
+    assert in_c == in_python or (is_copy and not in_c[0])
+    owner: Any = chance.choice((connection, connection._receive_buffer, connection._write_buffer))
+    name = chance.choice(type(owner).__slots__)
+    setattr(owner, name, chance.choice((None, 5, -1, 1 << 70, "five", [], [b"1"], (b"1",))))
+    if chance.random() < 0.3:
+        delattr(owner, name)
+    try:
+        module.send_in_burst(connection, message)
+    except TypeError as exc:
+        assert "len()" in str(exc)  # of what takes the place of the messages
 
 
 def run(path: str, count: int) -> int:
@@ -154,6 +187,9 @@ def run(path: str, count: int) -> int:
     assert module.watch_task(*watched)
     for _ in range(count // 100):
         check_next_messages(module, chance)
+    module.watch_connection(Connection, ReceiveBuffer, WriteBuffer, WebSocketMessage)
+    for _ in range(count // 20):
+        trio.run(check_send_in_burst, module, chance)
     for _ in range(count // 10):
         check_first_step(module, chance.randbytes(chance.randrange(50)), chance.randrange(3))
     return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))

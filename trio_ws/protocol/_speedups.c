@@ -1,13 +1,13 @@
 /* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, also from and
-   to a socket, the size of decoded msgpack, the packets of plain calls, the first step of a coroutine, and the next
-   message of a connection. masking.py, _accel.py, decoded_size.py and inline_call.py have the same functions in Python,
+   to a socket, the size of decoded msgpack, the packets of plain calls, the first step of a coroutine, and the
+   messages of bursts. masking.py, _accel.py, decoded_size.py and inline_call.py have the same functions in Python,
    and use these if they could be built; packets.py reads and writes all packets, websocket/_checkpoint.py checks for a
-   cancellation, and WebSocket.__anext__ in websocket/connection.py is what next_method wraps.
+   cancellation, and WebSocket in websocket/connection.py receives and sends all messages.
 
    Invariants:
 
    - No state is kept between two calls. The only arguments that are modified are the containers that messages are
-     appended to and taken from; passed_checkpoint counts in trio's task.
+     appended to and taken from, and the connection of send_in_burst; passed_checkpoint counts in trio's task.
    - A descriptor belongs to the caller, who has not closed it.
    - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
      calls of the system do not wait, and move at most as much.
@@ -34,6 +34,10 @@
 /* The longest name of a method or id of a call, as in codecs/base.py. */
 #define MOST_NAME 256
 
+/* As in websocket/connection.py and write_buffer.py. */
+#define LARGE (48 * 1024)
+#define SENDS_IN_A_ROW 256
+#define FLUSH_AT 65536
 /* Bytes that are read onto the stack, and the longest payload that is sent from there. */
 #define FIRST_READ 4096
 #define JOINED 4096
@@ -52,10 +56,15 @@ typedef struct {
 /* Those of trio that passed_checkpoint needs: three of a task, one of a cancel status, one of the runner. */
 enum { STATUS, POINTS, RUNNER, CANCELLED, INTERRUPTED, SLOTS };
 
+/* Those that send_in_burst needs, of a WebSocket, a ReceiveBuffer, a WriteBuffer and a WebSocketMessage. */
+enum { WRITE_BUFFER, RECEIVE_BUFFER, SENDS, MESSAGES, SIZE, LIMIT, SCHEDULED, PARTS, KIND, PAYLOAD, PLACES };
+
 /* The state of the module, one for each interpreter. */
 typedef struct {
     PyObject *append, *task; /* "append", "task" */
+    PyObject *text, *binary; /* "text", "binary" */
     PyTypeObject *next_method, *next_message;
+    slot places[PLACES]; /* from watch_connection */
     /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
     PyObject *context;
     slot slots[SLOTS];
@@ -920,7 +929,6 @@ typedef struct {
     PyObject *python;                    /* the method that does all of it */
     slot buffer, messages, half_taken;   /* WebSocket._receive_buffer, ReceiveBuffer.messages and .parts_open */
     PyObject *queue, *popleft, *message; /* deque, deque.popleft, WebSocketMessage */
-    PyObject *text, *binary;             /* "text", "binary" */
 } next_method;
 
 typedef struct {
@@ -949,14 +957,15 @@ waiting_messages(next_method *method, PyObject *connection)
 static PyObject *
 message_at_once(next_method *method, PyObject *connection)
 {
+    module_state *state = PyType_GetModuleState(Py_TYPE(method));
     PyObject *messages = waiting_messages(method, connection), *fields[2], *message;
 
-    if (messages == NULL || task_passes(PyType_GetModuleState(Py_TYPE(method))) <= 0)
+    if (messages == NULL || task_passes(state) <= 0)
         return NULL;
     fields[1] = PyObject_CallOneArg(method->popleft, messages);
     if (fields[1] == NULL)
         return NULL;
-    fields[0] = PyUnicode_CheckExact(fields[1]) ? method->text : method->binary;
+    fields[0] = PyUnicode_CheckExact(fields[1]) ? state->text : state->binary;
     message = PyObject_Vectorcall(method->message, fields, 2, NULL);
     Py_DECREF(fields[1]);
     return message;
@@ -1014,8 +1023,6 @@ next_method_clear(PyObject *self)
     Py_CLEAR(method->queue);
     Py_CLEAR(method->popleft);
     Py_CLEAR(method->message);
-    Py_CLEAR(method->text);
-    Py_CLEAR(method->binary);
     return 0;
 }
 
@@ -1047,10 +1054,7 @@ next_method_new(PyTypeObject *type, PyObject *args, PyObject *names)
     method->queue = Py_NewRef(queue);
     method->message = Py_NewRef(message);
     method->popleft = PyObject_GetAttrString(queue, "popleft");
-    method->text = PyUnicode_InternFromString("text");
-    method->binary = PyUnicode_InternFromString("binary");
-    if (method->popleft != NULL && method->text != NULL && method->binary != NULL &&
-        find_slot(&method->buffer, connection, "_receive_buffer") > 0 &&
+    if (method->popleft != NULL && find_slot(&method->buffer, connection, "_receive_buffer") > 0 &&
         find_slot(&method->messages, buffer, "messages") > 0 &&
         find_slot(&method->half_taken, buffer, "parts_open") > 0)
         return (PyObject *)method;
@@ -1235,6 +1239,113 @@ static PyType_Spec next_message_spec = {
     .slots = next_message_slots,
 };
 
+PyDoc_STRVAR(watch_connection_doc,
+             "watch_connection($module, connection_type, receive_buffer_type, write_buffer_type, message_type, /)\n--\n\n"
+             "Tell send_in_burst about these classes.");
+
+static PyObject *
+watch_connection(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    static const char *const names[PLACES] = {
+        "_write_buffer", "_receive_buffer", "_sends_since_yield", "messages", "size", "fast_send_limit",
+        "flush_scheduled", "_parts", "msg_type", "payload"};
+    static const int owners[PLACES] = {0, 0, 0, 1, 2, 2, 2, 2, 3, 3};
+    module_state *state = PyModule_GetState(module);
+    int found = count == 4;
+
+    for (int i = 0; i < PLACES && found > 0; i++)
+        found = find_slot(&state->places[i], args[owners[i]], names[i]);
+    if (found == 0)
+        PyErr_SetString(PyExc_TypeError, "watch_connection() takes four classes with slots");
+    return found > 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+/* Return the number in a slot, or -1. */
+static Py_ssize_t
+number_in(const slot *where, PyObject *object)
+{
+    PyObject **number = in_slot(where, object);
+    Py_ssize_t value = number == NULL || *number == NULL ? -1 : PyLong_AsSsize_t(*number);
+
+    if (value == -1 && PyErr_Occurred())
+        PyErr_Clear();
+    return value;
+}
+
+static int
+set_number(const slot *where, PyObject *object, Py_ssize_t value)
+{
+    PyObject *number = PyLong_FromSsize_t(value), **place = in_slot(where, object);
+
+    if (number == NULL)
+        return -1;
+    Py_XSETREF(*place, number);
+    return 0;
+}
+
+PyDoc_STRVAR(send_in_burst_doc, "send_in_burst($module, connection, message, /)\n--\n\n"
+                                "See WebSocket.send in websocket/connection.py.");
+
+static PyObject *
+send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    module_state *state = PyModule_GetState(module);
+    const slot *places = state->places;
+    PyObject *value, **write_buffer, **receive_buffer, **kind, **place, *frame;
+    Py_ssize_t size, waiting, sends, used;
+    unsigned char head[LONGEST_HEAD];
+    const char *payload;
+    int passes, failed;
+
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "send_in_burst() takes a connection and a message");
+        return NULL;
+    }
+    value = args[1];
+    if ((kind = in_slot(&places[KIND], value)) != NULL) {
+        if (*kind != state->text && *kind != state->binary)
+            Py_RETURN_FALSE;
+        value = *in_slot(&places[PAYLOAD], value);
+    }
+    if (value != NULL && PyBytes_CheckExact(value)) {
+        payload = PyBytes_AS_STRING(value);
+        size = PyBytes_GET_SIZE(value);
+    }
+    else if (value != NULL && PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value)) {
+        payload = PyUnicode_DATA(value);
+        size = PyUnicode_GET_LENGTH(value);
+    }
+    else
+        Py_RETURN_FALSE;
+    if ((write_buffer = in_slot(&places[WRITE_BUFFER], args[0])) == NULL ||
+        (receive_buffer = in_slot(&places[RECEIVE_BUFFER], args[0])) == NULL ||
+        /* More messages wait, */
+        (place = in_slot(&places[MESSAGES], *receive_buffer)) == NULL || *place == NULL ||
+        PyObject_Size(*place) < 1 ||
+        /* a flush is due, and there is room until then, */
+        (place = in_slot(&places[SCHEDULED], *write_buffer)) == NULL || *place != Py_True ||
+        (waiting = number_in(&places[SIZE], *write_buffer)) < 0 || size >= LARGE ||
+        waiting + LONGEST_HEAD + size > FLUSH_AT || waiting >= number_in(&places[LIMIT], *write_buffer) ||
+        (place = in_slot(&places[PARTS], *write_buffer)) == NULL || *place == NULL ||
+        !PyList_CheckExact(*place) || PyList_GET_SIZE(*place) == 0 ||
+        /* and this task need not let others run. */
+        (sends = number_in(&places[SENDS], args[0])) < 0 || sends >= SENDS_IN_A_ROW)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+    passes = task_passes(state);
+    if (passes <= 0)
+        return passes < 0 ? NULL : Py_NewRef(Py_False);
+    used = write_head(head, PyBytes_CheckExact(value) ? 0x82 : 0x81, size);
+    frame = PyBytes_FromStringAndSize(NULL, used + size);
+    if (frame == NULL)
+        return NULL;
+    memcpy(PyBytes_AS_STRING(frame), head, used);
+    memcpy(PyBytes_AS_STRING(frame) + used, payload, size);
+    failed = PyList_Append(*place, frame) < 0 || set_number(&places[SIZE], *write_buffer, waiting + used + size) < 0 ||
+             set_number(&places[SENDS], args[0], sends + 1) < 0;
+    Py_DECREF(frame);
+    return failed ? NULL : Py_NewRef(Py_True);
+}
+
 PyDoc_STRVAR(first_step_doc, "first_step($module, context, coroutine, /)\n--\n\n"
                              "See rpc/inline_call.py.");
 
@@ -1261,6 +1372,8 @@ first_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 static PyMethodDef methods[] = {
     {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
+    {"watch_connection", (PyCFunction)(void (*)(void))watch_connection, METH_FASTCALL, watch_connection_doc},
+    {"send_in_burst", (PyCFunction)(void (*)(void))send_in_burst, METH_FASTCALL, send_in_burst_doc},
     {"watch_task", (PyCFunction)(void (*)(void))watch_task, METH_FASTCALL, watch_task_doc},
     {"plain_call", plain_call, METH_O, plain_call_doc},
     {"result_frame", (PyCFunction)(void (*)(void))result_frame, METH_FASTCALL, result_frame_doc},
@@ -1278,7 +1391,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 3
+#define INTERFACE 4
 
 static int
 module_exec(PyObject *module)
@@ -1289,9 +1402,12 @@ module_exec(PyObject *module)
         return -1;
     state->append = PyUnicode_InternFromString("append");
     state->task = PyUnicode_InternFromString("task");
+    state->text = PyUnicode_InternFromString("text");
+    state->binary = PyUnicode_InternFromString("binary");
     state->next_method = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_method_spec, NULL);
     state->next_message = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_message_spec, NULL);
-    if (state->append == NULL || state->task == NULL || state->next_method == NULL || state->next_message == NULL)
+    if (state->append == NULL || state->task == NULL || state->text == NULL || state->binary == NULL ||
+        state->next_method == NULL || state->next_message == NULL)
         return -1;
     return PyModule_AddType(module, state->next_method);
 }
@@ -1304,10 +1420,14 @@ module_clear(PyObject *module)
     if (state != NULL) {
         for (int i = 0; i < SLOTS; i++)
             Py_CLEAR(state->slots[i].type);
+        for (int i = 0; i < PLACES; i++)
+            Py_CLEAR(state->places[i].type);
         Py_CLEAR(state->context);
         Py_CLEAR(state->attributes);
         Py_CLEAR(state->append);
         Py_CLEAR(state->task);
+        Py_CLEAR(state->text);
+        Py_CLEAR(state->binary);
         Py_CLEAR(state->next_method);
         Py_CLEAR(state->next_message);
     }
@@ -1332,6 +1452,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
         Py_VISIT(state->next_message);
         for (int i = 0; i < SLOTS; i++)
             Py_VISIT(state->slots[i].type);
+        for (int i = 0; i < PLACES; i++)
+            Py_VISIT(state->places[i].type);
     }
     return 0;
 }

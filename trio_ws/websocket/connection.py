@@ -94,6 +94,11 @@ _FINAL_TEXT = FIN | TEXT
 _encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
 
 
+#: A part of the fast path of `WebSocket.send`, in C: buffers a whole message and returns True, if more
+#: received messages wait, a flush is due, and this task need neither be cancelled nor let others run.
+_send_in_burst: Callable[[WebSocket, object], bool] | None = None
+
+
 class WebSocket(trio.abc.Channel[WebSocketMessage]):
     """One WebSocket connection (RFC 6455), of a server or a client. `connect` and servers create these.
 
@@ -584,6 +589,8 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             TypeError: ``value`` has another type; for other objects there is `send_json`.
             UnicodeDecodeError: ``text`` is true, and ``value`` is not UTF-8.
         """
+        if _send_in_burst is not None and not text and _send_in_burst(self, value):
+            return
         data: Data = value
         if text and isinstance(data, BytesLike):
             payload = bytes(data)
@@ -1085,7 +1092,10 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
 
 if extension is not None and passed_checkpoint is extension.passed_checkpoint:
-    # The same without a coroutine for each message of a burst, which was a fifth of the cost of an echo.
+    # The messages of a burst without a coroutine for each, and sends between them in one call. Together that
+    # is two fifths of the cost of an echo.
+    extension.watch_connection(WebSocket, ReceiveBuffer, WriteBuffer, WebSocketMessage)
+    _send_in_burst = extension.send_in_burst
     WebSocket.__anext__ = extension.next_method(  # type: ignore[method-assign]
         WebSocket.__anext__, WebSocket, ReceiveBuffer, deque, WebSocketMessage
     )

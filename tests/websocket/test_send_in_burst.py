@@ -1,0 +1,168 @@
+"""Sending a message of a burst in one call of C: the same as by the rest of `WebSocket.send`, or nothing."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio._core import _run
+
+from tests.fuzz.extension import load
+from tests.support.burst_sends import (
+    Connection,
+    ReceiveBuffer,
+    WriteBuffer,
+    python_send_in_burst,
+    random_connection,
+    random_message,
+    send_and_look,
+)
+from tests.support.serving import request, serving
+from tests.support.wire import frame
+from trio_ws import WebSocketMessage
+from trio_ws.protocol.frames import BINARY, CLOSE
+from trio_ws.protocol.masking import extension
+from trio_ws.websocket import connection as connection_module
+
+if TYPE_CHECKING:
+    from trio_ws import WebSocket
+
+needs_extension = pytest.mark.skipif(
+    extension is None, reason="the extension was not built, or TRIO_WS_PURE is set"
+)
+
+
+@pytest.fixture(scope="module")
+def send_in_burst() -> Any:
+    """The function of a module of its own, which knows the classes of these tests."""
+    assert extension is not None
+    assert extension.__file__ is not None
+    module = load(extension.__file__)
+    assert module.watch_task(_run.GLOBAL_RUN_CONTEXT, _run.Task, _run.CancelStatus, _run.Runner)
+    module.watch_connection(Connection, ReceiveBuffer, WriteBuffer, WebSocketMessage)
+    return module.send_in_burst
+
+
+@needs_extension
+@given(chance=st.randoms(use_true_random=False), cancelled=st.sampled_from((False, False, False, True)))
+def test_it_agrees_with_python(send_in_burst: Any, chance: random.Random, cancelled: bool) -> None:
+    async def both() -> None:
+        connection, message = random_connection(chance), random_message(chance)
+        other = copy.deepcopy(connection)
+        in_c = await send_and_look(send_in_burst, connection, message, cancelled=cancelled)
+        in_python = await send_and_look(python_send_in_burst, other, message, cancelled=cancelled)
+        if in_c != in_python:
+            # C compares kinds by identity, and leaves others to Python.
+            assert type(message) is WebSocketMessage
+            assert sys.intern(message.msg_type) is not message.msg_type
+            assert in_c[0] is False
+
+    trio.run(both)
+
+
+@needs_extension
+async def test_incomplete_connections_are_left_to_python(send_in_burst: Any) -> None:
+    chance = random.Random(1)
+    for number, names in enumerate((Connection.__slots__, ReceiveBuffer.__slots__, WriteBuffer.__slots__)):
+        for name in names:
+            for value in (None, 5, "five", -1, 1 << 70, (b"1",)):
+                connection = random_connection(chance)
+                owner: Any = (connection, connection._receive_buffer, connection._write_buffer)[number]
+                if value is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, value)
+                try:
+                    assert send_in_burst(connection, b"x") in (True, False)
+                except TypeError as exc:
+                    assert "len()" in str(exc)
+    for wrong in (None, 5, connection_module.WebSocket):
+        assert send_in_burst(wrong, b"x") is False
+    for arguments in ((), (Connection(),), (Connection(), b"", 1)):
+        with pytest.raises(TypeError):
+            send_in_burst(*arguments)
+
+
+@needs_extension
+def test_classes_without_slots_are_refused() -> None:
+    assert extension is not None
+    assert extension.__file__ is not None
+    module = load(extension.__file__)
+    for number in range(4):
+        classes: list[type] = [Connection, ReceiveBuffer, WriteBuffer, WebSocketMessage]
+        classes[number] = int
+        with pytest.raises(TypeError, match="four classes"):
+            module.watch_connection(*classes)
+    with pytest.raises(TypeError, match="four classes"):
+        module.watch_connection(Connection)
+
+
+@needs_extension
+async def test_nothing_is_kept(send_in_burst: Any) -> None:
+    connection = random_connection(random.Random(3))
+    write_buffer = connection._write_buffer
+    write_buffer.flush_scheduled, write_buffer._parts = True, [b"x"]
+    connection._receive_buffer.messages.append(b"1")
+    connection._sends_since_yield = 0
+    write_buffer.size, write_buffer.fast_send_limit = 1, 1 << 20
+    payload = bytes(300)
+    before = sys.getrefcount(payload)
+    assert send_in_burst(connection, payload)
+    assert send_in_burst(connection, WebSocketMessage("binary", payload))
+    assert sys.getrefcount(payload) == before
+    lists = write_buffer._parts[1:], [bytes(9)]
+    counts, once = ([sys.getrefcount(part) for part in parts] for parts in lists)
+    assert [count - 1 for count in counts] == once * 2
+    assert write_buffer.size == 1 + 2 * 304
+
+
+MESSAGES: list[Any] = [
+    b"1",
+    "two",
+    WebSocketMessage("text", "3"),
+    "fünf",
+    b"x" * 5000,
+    bytearray(b"7"),
+    b"",
+    "",
+]
+
+
+@pytest.mark.parametrize("in_c", [pytest.param(True, marks=needs_extension), False])
+async def test_a_burst_is_answered_alike(in_c: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not in_c:
+        monkeypatch.setattr(connection_module, "_send_in_burst", None)
+    else:
+        assert connection_module._send_in_burst is not None
+
+    async def handler(ws: WebSocket) -> None:
+        async for message in ws:
+            await ws.send(MESSAGES[int(message.payload) % len(MESSAGES)])
+
+    async with serving(handler) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            burst = b"".join(frame(BINARY, b"%d" % number) for number in range(400))
+            await stream.send_all(request() + burst + frame(CLOSE, b"\x03\xe8"))
+            reply = b""
+            while chunk := await stream.receive_some():
+                reply += chunk
+    one_round = (
+        b"\x82\x011"
+        b"\x81\x03two"
+        b"\x81\x013"
+        b"\x81\x05"
+        + "fünf".encode()
+        + b"\x82\x7e\x13\x88"
+        + b"x" * 5000
+        + b"\x82\x017"
+        + b"\x82\x00"
+        + b"\x81\x00"
+    )
+    assert reply.endswith(b"\r\n\r\n" + one_round * 50 + b"\x88\x02\x03\xe8")
