@@ -6,26 +6,32 @@ The tests count the steps of the task that sends. Other tasks can run between tw
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
 
+from tests.support.channels import Rooms
 from tests.support.inspect import bytes_of_unfinished_message, waiting_messages
-from tests.support.serving import serving_in_memory
+from tests.support.serving import serving, serving_in_memory
 from tests.support.watching import DEFLATE as OFFER
 from tests.support.watching import deflated
 from trio_ws import Compression, ConnectionClosedError, Options, WebSocket, broadcast
+from trio_ws.channels.fanout import FanoutWriter
 from trio_ws.protocol.frames import BINARY, FIN, RSV1
 from trio_ws.protocol.framing import masked_frame
 from trio_ws.testing import RawPeer
-from trio_ws.websocket import fair_turn
+from trio_ws.websocket import fair_turn, runtime
+from trio_ws.websocket.write_buffer import flush_row
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from trio.testing import MockClock
+
+    from trio_ws.websocket.write_buffer import WriteBuffer
 
 PLAIN = Options(ping_interval=None, max_message_size=8 << 20, max_queue_bytes=8 << 20)
 DEFLATE = Options(
@@ -345,6 +351,96 @@ async def test_large_frames_are_flushed_one_in_a_turn(
         assert flushes.count >= 8
         nursery.cancel_scope.cancel()
     assert len(peers) == 8
+
+
+class WrittenTo(trio.abc.Instrument):
+    """The number of connections that were written to in each turn of a task, as long as ``add`` is told."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._count = 0
+        self.turns: list[int] = []
+
+    def add(self, count: int) -> None:
+        self._count += count
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._count = 0
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task.name == self._name and self._count:
+            self.turns.append(self._count)
+
+
+async def publish_again_and_again(written: WrittenTo, publish: Callable[[], object]) -> None:
+    """Publish to 128 connections, once and then in each round."""
+    trio.lowlevel.add_instrument(written)
+    publish()
+    while sum(written.turns) < 128:
+        await trio.lowlevel.checkpoint()
+    assert written.turns[1:4] == [32] * 3  # something else may have been in the first row
+    written.turns.clear()
+    for _ in range(40):
+        publish()
+        await trio.lowlevel.checkpoint()
+    trio.lowlevel.remove_instrument(written)
+    assert max(written.turns) <= 32
+    assert written.turns.count(8) >= 25  # all but the first and the last of each time round
+
+
+async def test_while_more_is_broadcast_fewer_connections_are_flushed_in_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fair_turn, "MAX_TURN", 0.0)  # turns are not longer where other tasks need more time
+    there: list[WebSocket] = []
+    written = WrittenTo("trio_ws flusher")
+
+    def flush(write_buffers: list[WriteBuffer], start: int, most: int) -> int:
+        done = flush_row(write_buffers, start, most)
+        written.add(done - start)
+        return done
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        there.append(ws)
+        assert await ws.recv() is None
+
+    async with serving(handler, options=PLAIN) as server, AsyncExitStack() as stack:
+        peers = []
+        for _ in range(128):
+            stream = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", server.port))
+            peers.append(await RawPeer.connect(stream))
+        monkeypatch.setattr(runtime, "flush_row", flush)
+        await publish_again_and_again(written, lambda: broadcast(there, "message"))
+        for peer in peers:
+            for _ in range(41):
+                frame = await peer.receive_frame()
+                assert frame is not None
+                assert frame.payload == b"message"
+            await peer.send_close()
+
+
+async def test_while_more_is_published_fewer_connections_of_a_channel_are_visited_in_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fair_turn, "MAX_TURN", 0.0)
+    handler = Rooms()
+    written = WrittenTo("trio_ws channels")
+    visit = FanoutWriter._write_pending
+
+    def counted(self: FanoutWriter, *args: Any) -> int:
+        written.add(1)
+        return visit(self, *args)
+
+    async with serving(handler, options=PLAIN) as server, AsyncExitStack() as stack:
+        peers = []
+        for number in range(128):
+            stream = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", server.port))
+            peers.append(await RawPeer.connect(stream, path=f"/{number}/x"))
+        monkeypatch.setattr(FanoutWriter, "_write_pending", counted)
+        await publish_again_and_again(written, lambda: handler.publish("x", "message"))
+        for peer in peers:
+            await peer.send_close()
 
 
 async def test_a_huge_echo_leaves_a_turn_in_between(autojump_clock: MockClock) -> None:

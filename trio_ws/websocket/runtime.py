@@ -27,6 +27,7 @@ from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.epoll_reader import EpollReader
 from trio_ws.websocket.fair_turn import FairTurn
 from trio_ws.websocket.keepalive import Keepalive
+from trio_ws.websocket.write_buffer import FLUSH_COST, flush_row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,10 +41,11 @@ __all__ = ["ConnectionRuntime", "open_runtime"]
 #: Seconds between two sweeps over the connections without a reader. A control frame that finds its
 #: application busy waits for at most two of them. Without such connections there are no sweeps.
 _SWEEP_INTERVAL = 0.01
-#: Bytes that are flushed in a row before other tasks run, and what a write buffer counts for in addition to
-#: its bytes: 32 small ones are a row, or one that is large.
-_WORK_IN_A_ROW = 256 * 1024
-_FLUSH_COST = 8 * 1024
+#: Work to do before other tasks run; see `flush_row`: 32 small write buffers, or one that is large.
+_ROW = 32 * FLUSH_COST
+#: The same if more was buffered since the flusher began with its list. Whoever sends to the same connections
+#: again and again then gets more turns, and connections that wait get more with one system call each.
+_BUSY_ROW = 8 * FLUSH_COST
 #: The size of the block in `_keep_freed_memory`: this many of the largest messages, up to a limit.
 _MESSAGES_KEPT = 4
 _MOST_KEPT = 8 * 1024 * 1024
@@ -104,14 +106,11 @@ class ConnectionRuntime:
                 await self._flush_requested.wait()
                 turn.begin()
             write_buffers, self.pending_flush = self.pending_flush, []
-            work = 0
-            for write_buffer in write_buffers:
-                work += _FLUSH_COST + write_buffer.size
-                write_buffer.flush()
-                if work >= _WORK_IN_A_ROW:
-                    work = 0
-                    if not turn.may_continue():
-                        await turn.let_others_run()
+            done = 0
+            while done < len(write_buffers):
+                done = flush_row(write_buffers, done, _BUSY_ROW if self.pending_flush else _ROW)
+                if (self.pending_flush or done < len(write_buffers)) and not turn.may_continue():
+                    await turn.let_others_run()
 
     def connection_idle(self, connection: IdleConnection) -> None:
         """Record that this connection has no reader, and that the monitor does not check it yet."""

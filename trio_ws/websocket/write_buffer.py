@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from trio_ws.protocol.framing import Unframed
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["WriteBuffer", "buffer_many"]
+__all__ = ["FLUSH_COST", "WriteBuffer", "buffer_many", "flush_row"]
+
+#: The work of flushing a write buffer, in addition to its bytes.
+FLUSH_COST = 8 * 1024
 
 #: A burst is flushed early once it has gathered this much.
 _FLUSH_AT = 65536
@@ -403,6 +406,27 @@ def buffer_many(write_buffers: Iterable[WriteBuffer], frame: bytes) -> None:
                 runtime.flush_soon(write_buffer)
             else:
                 runtime.pending_flush.append(write_buffer)
+
+
+def flush_row(write_buffers: list[WriteBuffer], start: int, most: int) -> int:
+    """Flush write buffers one after the other until that was some work.
+
+    Args:
+        write_buffers: the write buffers.
+        start: the index of the first.
+        most: the work after which to stop: the bytes, and `FLUSH_COST` for each write buffer.
+
+    Returns:
+        The index of the next one.
+    """
+    work = 0
+    for index in range(start, len(write_buffers)):
+        write_buffer = write_buffers[index]
+        work += FLUSH_COST + write_buffer.size
+        write_buffer.flush()
+        if work >= most:
+            return index + 1
+    return len(write_buffers)
 
 
 def _batches(parts: list[bytes | memoryview | DeferredFrame]) -> list[memoryview | DeferredFrame]:
