@@ -17,5 +17,5 @@ function cellOf(name) {
 }
 
 for await (const { channel, data } of await client.subscribe("gauge.*")) {
-  cellOf(channel.slice("gauge.".length)).textContent = data
+  cellOf(channel.slice("gauge.".length)).textContent = data.toFixed(1)
 }

@@ -342,8 +342,11 @@ async def test_middleware_may_refuse_a_client(way: str, autojump_clock: MockCloc
         app.add_middleware(wrapper)
     else:
         app.middleware(door)
-    status = 401 if "reject" in way else 403
-    assert await refusal(app, "/") == (status, b"who are you?" if status == 401 else b"")
+    expected = {
+        "silence": (403, b"the handler returned without accepting the client\n"),
+        "raise": (403, b""),
+    }
+    assert await refusal(app, "/") == expected.get(way, (401, b"who are you?"))
     assert called == (["behind"] if way == "reject" else [])
 
 

@@ -87,16 +87,24 @@ class EnteredOnly:
 class Block(AbstractAsyncContextManager[T], Generic[T]):
     """An async context manager that a function of this package returns."""
 
-    __slots__ = ("_manager", "_name", "_usage")
+    __slots__ = ("_entered", "_manager", "_name", "_needs_trio", "_usage")
 
-    def __init__(self, manager: AbstractAsyncContextManager[T], name: str, usage: str) -> None:
+    def __init__(
+        self, manager: AbstractAsyncContextManager[T], name: str, usage: str, needs_trio: bool = True
+    ) -> None:
+        self._entered = False
         self._manager = manager
         self._name = name
+        self._needs_trio = needs_trio
         self._usage = usage
 
     @enable_ki_protection
     async def __aenter__(self) -> T:
-        check_trio(self._name)
+        if self._needs_trio:
+            check_trio(self._name)
+        if self._entered:
+            raise RuntimeError(f"{self._name} makes a block that can be entered only once; make another")
+        self._entered = True
         return await self._manager.__aenter__()
 
     @enable_ki_protection
@@ -133,11 +141,14 @@ class Block(AbstractAsyncContextManager[T], Generic[T]):
             )
 
 
-def block(usage: str) -> Callable[[Callable[P, AsyncIterator[T]]], Callable[P, Block[T]]]:
+def block(
+    usage: str, *, needs_trio: bool = True
+) -> Callable[[Callable[P, AsyncIterator[T]]], Callable[P, Block[T]]]:
     """Decorate an async generator function like `contextlib.asynccontextmanager`, to return a `Block`.
 
     Args:
         usage: the correct use, as code.
+        needs_trio: whether it is entered in a trio task.
     """
 
     def decorate(function: Callable[P, AsyncIterator[T]]) -> Callable[P, Block[T]]:
@@ -146,7 +157,7 @@ def block(usage: str) -> Callable[[Callable[P, AsyncIterator[T]]], Callable[P, B
 
         @functools.wraps(function)
         def made(*args: P.args, **kwargs: P.kwargs) -> Block[T]:
-            return Block(make(*args, **kwargs), name, usage)
+            return Block(make(*args, **kwargs), name, usage, needs_trio)
 
         made.__returns_acontextmanager__ = True  # type: ignore[attr-defined] # sphinxcontrib-trio reads it
         return made

@@ -307,6 +307,8 @@ class RPCError(WebSocketError):
     default_code: ClassVar[int] = -32001
 
     def __init__(self, message: str = "", *, code: int | None = None, data: Value = None) -> None:
+        if code is not None and not isinstance(code, int):
+            raise TypeError(f"the code of an RPCError must be an int, not {type(code).__name__}")
         super().__init__(message)
         self.message = message
         self.code = self.default_code if code is None else code

@@ -13,11 +13,11 @@ with the last block of `serve`, or when the loop cancels its tasks, as ``asyncio
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import trio
 
+from trio_ws._blocks import block
 from trio_ws.hosting.guest import as_asyncio_manager, guest_run
 from trio_ws.hosting.guest import call_asyncio as _call_asyncio
 from trio_ws.server.server import WebSocketServer
@@ -32,7 +32,7 @@ __all__ = ["call_asyncio", "run_trio", "serve"]
 T = TypeVar("T")
 
 
-@asynccontextmanager
+@block("async with trio_ws.guest.serve(...) as server:", needs_trio=False)
 async def serve(
     target: Target, port: int = 0, **settings: Unpack[ServerSettings]
 ) -> AsyncIterator[WebSocketServer]:

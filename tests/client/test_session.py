@@ -168,10 +168,6 @@ async def waits_for_what_never_comes(ws: WebSocket) -> None:
     await ws.receive_text()
 
 
-def no_context_manager(ws: WebSocket) -> int:
-    return 5
-
-
 @asynccontextmanager
 async def raises_before_the_yield(ws: WebSocket) -> AsyncIterator[None]:
     raise Deliberate("on purpose")
@@ -187,7 +183,6 @@ async def raises_before_the_yield(ws: WebSocket) -> AsyncIterator[None]:
         (never_ends, 11, None),
         (waits_for_what_never_comes, 11, None),
         (ends_it, 1, None),
-        (no_context_manager, 1, "TypeError"),
     ],
 )
 async def test_a_bad_set_up_ends_that_connection_and_the_next_is_tried(

@@ -298,7 +298,8 @@ async def test_rejecting(touched: bool, status: int) -> None:
         with pytest.raises(HandshakeRejectedError) as info:
             async with connect(server.url):
                 pytest.fail("it was let in")
-    assert (info.value.status, info.value.body) == (status, b"a teapot" if touched else b"")
+    said = b"a teapot" if touched else b"the handler returned without accepting the client\n"
+    assert (info.value.status, info.value.body) == (status, said)
 
 
 async def test_debug_lets_its_exception_out_of_the_server() -> None:

@@ -17,7 +17,7 @@ import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, cast
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -60,6 +60,20 @@ logger = logger_for("trio_ws.app")
 F = TypeVar("F", bound=Callable[..., object])
 
 
+#: What other frameworks call their decorators and methods, and what to write here.
+_OTHER_NAMES = {
+    **dict.fromkeys(("get", "route", "page"), "@app.http(path)"),
+    **{
+        name: f"@app.http(path, methods=[{name.upper()!r}])"
+        for name in ("post", "put", "patch", "delete", "options", "head")
+    },
+    **dict.fromkeys(("ws", "websocket_route", "add_websocket_route"), "@app.websocket(path)"),
+    **dict.fromkeys(("include_router", "register_blueprint"), "app.mount(path, other_app)"),
+    **dict.fromkeys(("on_event", "on_startup", "before_serving"), "@app.lifespan, with one yield"),
+    **dict.fromkeys(("serve", "listen"), "app.run(port), or in trio: await trio_ws.serve(app, port)"),
+}
+
+
 class App(Router):
     """Routes for WebSockets and plain HTTP: a target for `serve` and `WebSocketServer`.
 
@@ -95,6 +109,13 @@ class App(Router):
         self._lives = 0  # open blocks of run_lifespan()
         self._asgi: ASGIApp | None = None
         self._above: list[tuple[App, Pattern]] = []  # Apps in which this one is mounted
+
+    if not TYPE_CHECKING:  # type checkers report these mistakes themselves
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            write = _OTHER_NAMES.get(name)
+            raise AttributeError(f"{text}; write: {write}" if write is not None else text)
 
     # -- adding routes ------------------------------------------------------------------------------
 
@@ -618,6 +639,11 @@ def _check_methods(methods: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
+def _takes_next(function: object) -> bool:
+    """Whether this is middleware that calls the rest itself."""
+    return callable(function) and "call_next" in inspect.signature(function).parameters
+
+
 def _as_manager(
     function: object, what: str, first: str
 ) -> Callable[[Any], AbstractAsyncContextManager[object]]:
@@ -625,6 +651,8 @@ def _as_manager(
         manager: Any = asynccontextmanager(function)
     elif callable(function) and not is_async(function) and not inspect.isgeneratorfunction(function):
         manager = function
+    elif _takes_next(function):
+        raise TypeError(f"the {what} {name_of(function)} takes call_next; use app.add_middleware() for it")
     else:
         raise TypeError(
             f"the {what} {name_of(function)} must be an async context manager function of one {first}:"

@@ -27,7 +27,13 @@ from trio_ws.channels.fanout import FanoutWriter
 from trio_ws.channels.history import Start
 from trio_ws.channels.hub_histories import HubHistories
 from trio_ws.channels.hub_presence import HubPresence
-from trio_ws.channels.local_delivery import LocalDelivery, check_room, count_receivers, uids_of
+from trio_ws.channels.local_delivery import (
+    LocalDelivery,
+    check_room,
+    count_receivers,
+    excluded_from,
+    uids_of,
+)
 from trio_ws.channels.names import check_name, check_names, is_glob
 from trio_ws.channels.presence import PRESENCE, Presence
 from trio_ws.channels.recovery import check_starts, recovery_of, tell_gap
@@ -129,6 +135,7 @@ class Hub:
                 `publish_wait`.
         """
         check_name(name)
+        exclude = excluded_from(exclude)
         data, given = _without_packet(data, PacketSource.CHANNEL, name)
         encoded = encode(data)
         if self._histories is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import in_trio_run
 
 from trio_ws.channels.channel import ENTRY_OVERHEAD, PublishedMessage
 from trio_ws.channels.recovery import catch_up_task, tell_gap
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from trio_ws.codecs.base import Packet
     from trio_ws.predicates import PredicateLike
 
-__all__ = ["LocalDelivery", "check_room", "count_receivers"]
+__all__ = ["LocalDelivery", "check_room", "count_receivers", "excluded_from"]
 
 
 class LocalDelivery:
@@ -65,8 +66,13 @@ class LocalDelivery:
         keep: bool = True,
     ) -> int:
         """Give a message to the subscribers of a channel in this process. Return their number."""
+        if (channel.cursors or channel.task_subscribers) and not in_trio_run():
+            raise RuntimeError(
+                "publish() was called outside of trio; in another thread, use"
+                " trio.from_thread.run_sync(handler.publish, name, data)"
+            )
         history = channel.history if keep else None
-        excluded = frozenset(exclude)
+        excluded = excluded_from(exclude)
         skip = _connections_to_skip(channel, excluded, predicate, uids)
         self._order += 1
         entry = PublishedMessage(channel, data, encoded, self._order, skip, given)
@@ -129,6 +135,20 @@ class LocalDelivery:
         for member in channel.task_subscribers:
             if notice.missing and not member.is_catching_up(channel) and (only is None or member in only):
                 tell_gap(channel, member, notice.position, notice.missing)
+
+
+def excluded_from(exclude: Iterable[object]) -> frozenset[object]:
+    """Return the connections that ``exclude`` contains.
+
+    Raises:
+        TypeError: it is a connection itself, or something else that cannot be iterated over.
+    """
+    try:
+        return frozenset(exclude)
+    except TypeError:
+        raise TypeError(
+            f"exclude is a list of connections, not {type(exclude).__name__}; write exclude=[connection]"
+        ) from None
 
 
 def uids_of(connections: Iterable[object]) -> frozenset[str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "MAX_CHANNEL_NAME",
@@ -88,8 +89,17 @@ def check_wanted(name: str) -> str:
 
 
 def check_names(names: str | Iterable[str]) -> list[str]:
-    """Return one or many names and globs as a list, validated and without duplicates."""
-    return list(dict.fromkeys(map(check_wanted, [names] if isinstance(names, str) else names)))
+    """Return one or many names and globs as a list, validated and without duplicates.
+
+    Raises:
+        TypeError, ValueError: these are not names; the message says why.
+    """
+    if isinstance(names, str):
+        return [check_wanted(names)]
+    given: object = names
+    if isinstance(given, bytes | bytearray) or not isinstance(given, Iterable):
+        raise TypeError(f"channel names are a str, or several of them, not {type(names).__name__}")
+    return list(dict.fromkeys(map(check_wanted, names)))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -95,6 +95,11 @@ def connect_config(
     refuse_unknown("connect()", connect_config, unknown)
     if options is not None and not isinstance(options, Options):
         raise TypeError(f"options must be an Options, not {type(options).__name__}; use Options(...)")
+    if stream is not None and not callable(stream) and not hasattr(stream, "send_all"):
+        raise TypeError(
+            "stream must be a trio.abc.Stream, or an async function that opens one, not"
+            f" {type(stream).__name__}"
+        )
     if stream is not None and unix_path is not None:
         raise ValueError("stream and unix_path are mutually exclusive")
     if unix_path is not None:

@@ -40,7 +40,7 @@ from trio_ws.wall import only_cancelled
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.internals import open_client
 from trio_ws.websocket.runtime import open_runtime
-from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, do_handshake
+from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, do_handshake, open_tcp
 from trio_ws.websocket.tls import tls_client
 from trio_ws.websocket.transport import SocketTransport, StreamTransport
 
@@ -331,7 +331,7 @@ class _ConnectAttempt:
             return await trio.open_unix_socket(self._config.unix_path)
         if self._proxy is not None:
             return await open_through(self._proxy, self.uri, self.options.max_header_bytes)
-        return await trio.open_tcp_stream(self.uri.address, self.uri.port)
+        return await open_tcp(self.uri.address, self.uri.port)
 
     async def _secure(self, runtime: ConnectionRuntime, stream: trio.abc.Stream) -> Transport:
         if self.uri.secure:

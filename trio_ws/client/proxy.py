@@ -24,7 +24,7 @@ from trio_ws.client.http_tunnel import Tunnel, TunnelError
 from trio_ws.client.uri import basic_authorization, split_host
 from trio_ws.errors import ConnectionFailedError, InvalidURIError
 from trio_ws.protocol.urls import masked
-from trio_ws.websocket.sockets import close_forcefully, do_handshake
+from trio_ws.websocket.sockets import close_forcefully, do_handshake, open_tcp
 from trio_ws.websocket.tls import tls_client
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ async def open_through(proxy: Proxy, uri: WebSocketURI, max_header_bytes: int) -
 
 async def _reach(proxy: Proxy) -> trio.abc.Stream:
     try:
-        stream = await trio.open_tcp_stream(proxy.host, proxy.port)
+        stream = await open_tcp(proxy.host, proxy.port)
         if proxy.scheme == "http":
             return stream
         secured = tls_client(stream, ssl.create_default_context(), proxy.server_name)

@@ -53,7 +53,7 @@ class ConnectionSetup:
         self._function = function
         self.scope = trio.CancelScope()
         self.done = trio.Event()
-        self.failure: ConnectionFailedError | None = None
+        self.failure: ConnectionFailedError | TypeError | None = None
 
     @enable_ki_protection
     async def run(self) -> None:
@@ -64,8 +64,13 @@ class ConnectionSetup:
                 result = self._function()
                 if inspect.isawaitable(result):
                     await result
-                else:
+                elif hasattr(result, "__aenter__"):
                     await self._hold(result)
+                else:
+                    self.failure = TypeError(
+                        f"on_connection must be async, but returned {type(result).__name__}; use async def"
+                    )
+                    await drop(self._ws)
         except BaseException as exc:  # noqa: BLE001 - judged there
             self._fail(exc)
             close = close_of(judged(exc))
@@ -77,6 +82,7 @@ class ConnectionSetup:
 
         Raises:
             ConnectionFailedError: it failed, or took more than ``limit`` seconds.
+            TypeError: the function returned nothing to wait for, which another connection would not mend.
         """
         try:
             with trio.move_on_after(limit) as scope:
@@ -122,9 +128,18 @@ async def drop(ws: WebSocket, code: int = 1000, reason: str = "") -> None:
 
 
 def check_set_up(on_connection: object, of: str) -> None:
-    """Raise TypeError if ``on_connection`` is not callable."""
-    if on_connection is not None and not callable(on_connection):
-        raise TypeError(
-            f"on_connection is an async function, or an async context manager function, of a {of}, not"
-            f" {type(on_connection).__name__}"
-        )
+    """Raise TypeError if ``on_connection`` cannot be called with a connection, or would not set it up."""
+    if on_connection is None:
+        return
+    name = getattr(on_connection, "__qualname__", type(on_connection).__qualname__)
+    rule = f"on_connection is an async function, or an async context manager function, of a {of}"
+    if not callable(on_connection):
+        raise TypeError(f"{rule}, not {type(on_connection).__name__}")
+    try:
+        inspect.signature(on_connection).bind(None)
+    except TypeError:
+        raise TypeError(f"{rule}, and cannot be called with one argument: {name}") from None
+    except ValueError:
+        pass  # not written in Python
+    if inspect.isasyncgenfunction(on_connection) or inspect.isgeneratorfunction(on_connection):
+        raise TypeError(f"{rule}; decorate {name} by @contextlib.asynccontextmanager")

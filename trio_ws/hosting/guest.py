@@ -201,7 +201,13 @@ def guest_run() -> GuestRun:
     Raises:
         RuntimeError: no asyncio loop runs here, or trio already runs in this thread in another way.
     """
-    loop = asyncio.get_running_loop()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "trio_ws.guest is for asyncio programs, but no asyncio loop is running; in a trio program, use"
+            " trio_ws.WebSocketServer and trio_ws.connect"
+        ) from None
     run = _runs.get(loop)
     if run is None or run.ended:
         if trio.lowlevel.in_trio_run():

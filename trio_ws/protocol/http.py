@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast, overload
 from urllib.parse import parse_qs, unquote
 
 from trio_ws._types import ANY_VALUE
@@ -384,7 +384,13 @@ def encode_headers(
     if isinstance(headers, Mapping):
         raise TypeError("headers must be pairs of name and value; use headers=list(headers.items())")
     encoded: list[tuple[bytes, bytes]] = []
-    for name, value in headers:
+    for pair in cast("Iterable[object]", headers):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                "headers must be pairs of name and value, such as ('X-Name', 'value'), not"
+                f" {type(pair).__name__}s"
+            )
+        name, value = pair
         require_str("the name of a header", name)
         require_str(f"the value of the header {name}", value)
         if _is_token(name) is None:

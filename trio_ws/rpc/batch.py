@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, overload
 
 from trio_ws._types import ANY_VALUE
 from trio_ws.errors import ConnectionClosedError
@@ -57,6 +57,13 @@ class BatchedCall(Generic[T]):
         self._returns = returns
         self._value: Value = None
         self._done = False
+
+    if not TYPE_CHECKING:  # type checkers report this mistake themselves
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                "a call of a batch is not awaited; leave the block, which sends it, then use result()"
+            )
 
     def result(self) -> T:
         """Return the result of the method.

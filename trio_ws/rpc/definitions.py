@@ -27,7 +27,7 @@ import trio
 from trio_ws._types import ANY_VALUE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "forgotten_connection",
     "layers",
     "looks_like_argument",
+    "mistaken_hooks",
 ]
 
 #: The maximum number of decorators on one function that are looked through.
@@ -127,6 +128,28 @@ def _check_kind(where: str, name: str, member: object, hook: Hook) -> None:
     # A decorator without __wrapped__ may return the awaitable of an async function.
     if hook.kind == "async" and not is_async and len(found) == 1 and not _gives_awaitable(found[0]):
         raise TypeError(f"{where} is not async; write: {hook.line(name)}")
+
+
+def mistaken_hooks(
+    cls: type, base: type, others: Mapping[str, str], is_method: Callable[[object], bool]
+) -> list[str]:
+    """Return the texts of warnings about hooks that a class defines under names that nothing calls.
+
+    A class that has the hook itself uses the other name for a purpose of its own.
+
+    Args:
+        cls: the class.
+        base: the class that calls the hooks.
+        others: the names of hooks in other libraries, and the names of the same hooks here.
+        is_method: whether clients call a function.
+    """
+    return [
+        f"{cls.__name__}.{name} is not called by trio_ws; the hook is called {hook}"
+        for name, hook in others.items()
+        if inspect.isfunction(vars(cls).get(name))
+        and not is_method(vars(cls)[name])
+        and inspect.getattr_static(cls, hook) is inspect.getattr_static(base, hook)
+    ]
 
 
 def _gives_awaitable(function: types.FunctionType) -> bool:

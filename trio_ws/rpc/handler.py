@@ -52,12 +52,12 @@ from trio_ws.rpc.client_connection import (
     session_of,
     websocket_of,
 )
-from trio_ws.rpc.definitions import Hook, check_hooks, connection_names
+from trio_ws.rpc.definitions import Hook, check_hooks, connection_names, mistaken_hooks
 from trio_ws.rpc.detached import DETACHED
 from trio_ws.rpc.expiry import watch_expiry
-from trio_ws.rpc.marking import check_methods, collect, make_method
+from trio_ws.rpc.marking import check_methods, collect, is_marked, make_method
 from trio_ws.rpc.methods import Method, allow_keyboard_interrupt
-from trio_ws.rpc.rate_limit import Limiter
+from trio_ws.rpc.rate_limit import Limiter, RateLimit
 from trio_ws.rpc.session import RPCSession
 from trio_ws.schema import Schema, check_method
 from trio_ws.schema.document import discovered, discovery_schema
@@ -77,7 +77,6 @@ if TYPE_CHECKING:
     from trio_ws.predicates import PredicateLike
     from trio_ws.rpc.detached import FinishSoon
     from trio_ws.rpc.packet_delivery import OnPacket
-    from trio_ws.rpc.rate_limit import RateLimit
     from trio_ws.rpc.task_pool import TaskPool
     from trio_ws.websocket.connection import WebSocket
 
@@ -102,12 +101,21 @@ _HOOKS = {
 }
 
 
+#: Names that other libraries have for hooks, and the name here.
+_OTHER_NAMES = {
+    **dict.fromkeys(("on_message", "on_data", "on_recv", "on_packet"), "on_receive"),
+    **dict.fromkeys(("on_open", "on_connection", "on_connected"), "on_connect"),
+    **dict.fromkeys(("on_close", "on_closed", "on_disconnected", "on_disconnection"), "on_disconnect"),
+}
+
+
 class WebSocketHandler(Generic[State]):
     """Methods that clients call, and the hooks of their connections. Subclass it, and serve the class.
 
     Defining a subclass raises TypeError if a method does not take the connection, or if a hook does not
     accept its arguments or is not async but must be. It gives a `HandlerWarning` for a method that has
-    probably forgotten the connection, as in ``def add(self, a, b)``.
+    probably forgotten the connection, as in ``def add(self, a, b)``, and for a hook under the name that it
+    has in other libraries, such as ``on_message``.
 
     One instance serves all connections of a server. ``WebSocketHandler[State]`` sets the type of
     ``connection.state``, which `make_state` creates; by default with ``State()``.
@@ -158,7 +166,8 @@ class WebSocketHandler(Generic[State]):
                 (state,) = typing.get_args(base)
                 cls._state_type = None if isinstance(state, typing.TypeVar) or state is ANY_VALUE else state
         check_hooks(cls, WebSocketHandler, _HOOKS)
-        for text in check_methods(cls, connection_names(cls, _HOOKS)):
+        texts = check_methods(cls, connection_names(cls, _HOOKS), vars(WebSocketHandler))
+        for text in texts + mistaken_hooks(cls, WebSocketHandler, _OTHER_NAMES, is_marked):
             warnings.warn(text, HandlerWarning, stacklevel=2)
 
     def _prepare(self) -> None:
@@ -170,6 +179,10 @@ class WebSocketHandler(Generic[State]):
             self._on_receive = self.on_receive
             self._hub = Hub(check_histories(self.channels_history), self.presence_lease)
             self._hub.on_demand = self._on_demand
+            if not isinstance(self.default_rate_limit, RateLimit | None):
+                raise TypeError(
+                    f"default_rate_limit must be a RateLimit or None, not {self.default_rate_limit!r}"
+                )
             check_policy(self.channel_policy, CONNECTION_POLICIES)
             self._check_channel_types()
             self._channel_methods = ChannelMethods(self)

@@ -254,13 +254,13 @@ class IncomingCalls:
                 raise RPCAccessDeniedError(f"access to {request.method} denied")
             args, kwargs = method.bind(request.args, request.kwargs)
             context = self._pool.context.copy()
-            if method.kind == PLAIN:
+            if method.kind == PLAIN and not request.streams:
                 result = context.run(method.function, self.connection, *args, **kwargs)
                 payload = transport.codec.result(request, result)
                 if payload is not None:
                     transport.reply(payload)
                 return None
-            if method.kind == ASYNC and timeout is None and not method.stream_items:
+            if method.kind == ASYNC and timeout is None and not method.stream_items and not request.streams:
                 # Most methods end in their first step. This saves them a task and the record of a call.
                 coroutine = method.function(self.connection, *args, **kwargs)
                 ended, value = first_step(context, coroutine)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trio_ws._types import NamedValues
     from trio_ws.rpc._decorator_types import MethodDecorator
 
-__all__ = ["MARK", "check_methods", "collect", "make_method", "rpc_method"]
+__all__ = ["MARK", "check_methods", "collect", "is_marked", "make_method", "rpc_method"]
 
 MARK = "__trio_ws_rpc_method__"
 
@@ -94,6 +94,11 @@ def rpc_method(
     return decorate
 
 
+def is_marked(function: object) -> bool:
+    """Whether ``@rpc_method()`` was applied to this."""
+    return isinstance(getattr(target_of(function), "__dict__", {}).get(MARK), _Mark)
+
+
 def collect(owner: object) -> dict[str, Method]:
     """Return the methods of a handler by the names that clients call, those of base classes first.
 
@@ -121,22 +126,28 @@ def collect(owner: object) -> dict[str, Method]:
     return methods
 
 
-def check_methods(cls: type, known: Collection[str]) -> list[str]:
+def check_methods(cls: type, known: Collection[str], own: Collection[str]) -> list[str]:
     """Check the methods of a class when it is defined, before there is an instance.
 
     Args:
         cls: the class.
         known: the names that its hooks give to the connection.
+        own: the attributes of the base class, which a method must not replace.
 
     Returns:
         Warnings about methods that have probably forgotten the connection.
 
     Raises:
-        TypeError: a method does not take the connection.
+        TypeError: a method does not take the connection, or replaces an attribute of the base class.
     """
     warnings = []
     for attribute, member in vars(cls).items():
         marks = getattr(target_of(member), "__dict__", {}) if inspect.isfunction(target_of(member)) else {}
+        if isinstance(marks.get(MARK), _Mark) and attribute in own:
+            raise TypeError(
+                f"{cls.__name__}.{attribute} would replace WebSocketHandler.{attribute}; write another name,"
+                f" and @rpc_method({attribute!r}) if clients should call it by this one"
+            )
         if isinstance(marks.get(MARK), _Mark) and inspect.isfunction(member):
             parameters = list(inspect.signature(member).parameters.values())
             if parameters and parameters[0].kind <= Parameter.POSITIONAL_OR_KEYWORD:

@@ -63,6 +63,7 @@ PLAIN, ASYNC, STREAM = 0, 1, 2
 _KINDS = ("plain", "async", "stream")
 # Return annotations of a stream, and of a plain def that returns an awaitable.
 _ITEMS = (AsyncIterable, AsyncIterator, AsyncGenerator)
+_ITEM_NAMES = frozenset(one.__name__ for one in _ITEMS)
 _AWAITABLES = (Awaitable, Coroutine)
 
 # Types that msgspec converts to themselves.
@@ -144,6 +145,7 @@ class Method:
         self._returns = signature.return_annotation
         inmost = next(iter(list(layers(function))[-1:]), None)
         self._scope = inmost, namespace or {}
+        self._check_items()
         parameters = [
             MethodParameter(name, one, inmost, namespace or {})
             for one in _without_connection(name, function, signature)
@@ -152,6 +154,19 @@ class Method:
         # The parameter for the connection, if it looks like an argument.
         self._suspect = _suspect(signature)
         self._arrange(parameters)
+
+    def _check_items(self) -> None:
+        """Refuse an ``async def`` that returns items by its annotation, but has no ``yield``."""
+        annotation = self._returns
+        if isinstance(annotation, str):  # its names may exist for type checkers only
+            given = annotation.partition("[")[0].rpartition(".")[2] in _ITEM_NAMES
+        else:
+            given = (typing.get_origin(annotation) or annotation) in _ITEMS
+        if given and self.kind == ASYNC:
+            raise TypeError(
+                f"{self.name}: the result is annotated {format_annotation(self._returns)}, but the method has"
+                " no yield; yield the items, or annotate what it returns"
+            )
 
     def _arrange(self, parameters: list[MethodParameter]) -> None:
         positional = [one for one in parameters if one.kind <= Parameter.POSITIONAL_OR_KEYWORD]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
@@ -81,6 +81,9 @@ class RPCResponse:
         return f"<RPCResponse {shown(self.call_id, 40)} {shown(what, 500)}>"
 
 
+_STREAM_LOOP = "async for packet in client.stream_rpc(...): ..."
+
+
 class PacketStream(AsyncIterator[Packet]):
     """The items of a stream as packets. The request goes out with the first step of the iteration.
 
@@ -109,6 +112,20 @@ class PacketStream(AsyncIterator[Packet]):
             await self._stream.aclose()
         else:
             await checkpoint()
+
+    if not TYPE_CHECKING:  # type checkers report these mistakes themselves
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(f"stream_rpc() is not awaited; write: {_STREAM_LOOP}")
+
+        def __aenter__(self) -> NoReturn:
+            raise TypeError(f"stream_rpc() is a loop, and stream() a block; write: {_STREAM_LOOP}")
+
+        def __aexit__(self, *_: object) -> None:
+            """Never called; `async with` looks for it before it enters."""
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError(f"stream_rpc() needs 'async for'; write: {_STREAM_LOOP}")
 
     def __del__(self) -> None:
         if self._stream is not None and trio.lowlevel.in_trio_run():
@@ -450,6 +467,8 @@ class OutgoingCalls:
         credit_bytes: int | None = None,
     ) -> bytes:
         codec = self.transport.codec
+        if not isinstance(method, str):
+            raise TypeError(f"the name of a method must be a str, not {method!r}")
         if not self.transport.may_call:
             raise RPCError(f"a client that speaks {codec.name} cannot be called")
         timeout = None if lease is None else lease.seconds

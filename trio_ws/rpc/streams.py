@@ -71,8 +71,16 @@ def convert(value: Value, type: object, what: str) -> Value:
         return msgspec.convert(value, type, dec_hook=decode_model)
     except UNDECODABLE as exc:
         if isinstance(exc, TypeError):
-            msgspec.msgpack.Decoder(type)  # raises if the caller gave an unsupported type
+            _check_type(type, what)
         raise PacketValidationError(f"{what} is not of the expected type: {describe(exc)}") from exc
+
+
+def _check_type(type: object, what: str) -> None:
+    """Raise TypeError if the caller gave a type that nothing can be validated against."""
+    try:
+        msgspec.msgpack.Decoder(type)
+    except TypeError as exc:
+        raise TypeError(f"{what} cannot be validated against {type!r}: {exc}") from None
 
 
 class StreamOwner(Protocol):

@@ -87,6 +87,8 @@ logger = logger_for("trio_ws.server")
 _TASK_NAME = "trio_ws client"
 #: Close reason if the system cannot start another thread.
 _NO_THREAD = "no thread left"
+#: Close reason if the handler returned before the client was accepted.
+_NOT_ACCEPTED = "the handler returned without accepting the client"
 #: Close reason if the client did not offer the subprotocol of ``accept(subprotocol=...)``.
 _NO_SUBPROTOCOL = "the handler needs a subprotocol that was not offered"
 
@@ -553,12 +555,16 @@ class ClientTasks:
                     if current_task().child_nurseries:
                         await close_nurseries("a handler")
                     end_opening(ws, None)
+                    if over and parts_of(ws).closing.state == CONNECTING:
+                        reason = _NOT_ACCEPTED
             except BaseException as exc:  # noqa: BLE001 - classified in _close_code_for
                 code, reason = self._close_code_for(ws, exc)
             if code == 1011 and parts_of(ws).closing.state == CONNECTING:
                 await ws.reject(500)
             if reason == _NO_SUBPROTOCOL and parts_of(ws).closing.state == CONNECTING:
                 await ws.reject(400, (), f"{_NO_SUBPROTOCOL}\n")
+            if reason == _NOT_ACCEPTED and parts_of(ws).closing.state == CONNECTING:
+                await ws.reject(403, (), f"{_NOT_ACCEPTED}\n")
             if reason == _NO_THREAD and parts_of(ws).closing.state == CONNECTING:
                 await ws.reject(503, [("Retry-After", "1")], f"{_NO_THREAD}\n")
             if over and not ws.closed:

@@ -6,7 +6,9 @@ lists and validates them, so no server has to be created just to validate argume
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +24,18 @@ from trio_ws.options import Options
 from trio_ws.protocol.handshake import check_subprotocols
 from trio_ws.protocol.tls import check_context
 from trio_ws.rpc.handler import WebSocketHandler, prepare
+from trio_ws.rpc.marking import is_marked
 from trio_ws.server.blocking import BlockingWebSocket
 from trio_ws.server.listeners import ALL_INTERFACES
 from trio_ws.server.router import Router
-from trio_ws.server.routing import check_function
+from trio_ws.server.routing import check_function, name_of
 from trio_ws.systems import AF_UNIX, unix_family
 from trio_ws.websocket.connection import WebSocket
 
 __all__ = ["ServerConfig", "ServerSettings", "Target", "server_config", "tcp_address"]
+
+#: ``localhost:8000``, but no IPv6 address.
+_HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*):\d*")
 
 Target = (
     Callable[[WebSocket], Awaitable[object]]
@@ -174,6 +180,27 @@ def _check_target(target: object) -> None:
         return
     if isinstance(target, type) and issubclass(target, WebSocketHandler):
         return
+    if isinstance(target, str):
+        raise TypeError(
+            f"the target is a str, {target!r}; import it and pass the object, or use serve_processes() or the"
+            " command `trio-ws serve`, which import it"
+        )
+    if isinstance(target, type) and issubclass(target, Router):
+        raise TypeError(f"the target is the class {target.__name__}; pass an instance: {target.__name__}()")
+    if isinstance(target, type) and any(map(is_marked, vars(target).values())):
+        raise TypeError(
+            f"{target.__name__} has @rpc_method(), but no base class; write:"
+            f" class {target.__name__}(trio_ws.WebSocketHandler)"
+        )
+    if is_marked(target):
+        raise TypeError(
+            f"{name_of(target)} has @rpc_method(), so it must be a method of a class that inherits from"
+            " trio_ws.WebSocketHandler; serve that class"
+        )
+    if not (callable(target) or inspect.iscoroutine(target)) or isinstance(target, type):
+        raise TypeError(
+            f"the target must be a function of one WebSocket, a WebSocketHandler or an App, not {target!r}"
+        )
     check_function(target, "WebSocket")
 
 
@@ -186,6 +213,10 @@ def _check_address(
         raise ValueError(
             f"host is empty; omit it for the loopback addresses, or use {ALL_INTERFACES!r} for all interfaces"
         )
+    if host is not None and ("/" in host or _HOST_AND_PORT.fullmatch(host)):
+        raise ValueError(
+            f"host must be a name or an address alone, not {host!r}; the port is an argument of its own"
+        )
     if isinstance(port, bool) or not isinstance(port, int):
         raise TypeError(f"port must be an int, not {type(port).__name__}")
     if not 0 <= port <= 65535:
@@ -194,5 +225,7 @@ def _check_address(
         raise ValueError("unix_path and listeners are mutually exclusive")
     if unix_path is not None:
         unix_family()
+    if listeners is not None and not isinstance(listeners, Sequence):
+        raise TypeError(f"listeners must be a list of listeners, not {type(listeners).__name__}")
     if listeners is not None and not listeners:
         raise ValueError("listeners is empty; omit it to listen on a port")

@@ -454,6 +454,8 @@ async def serve(
     cancellation are those of `WebSocketServer`.
     """
     check_trio("serve()")
+    if target is None:
+        raise TypeError("serve() needs a target: a function of one WebSocket, a WebSocketHandler or an App")
     async with WebSocketServer(target, port, **settings) as server:
         task_status.started(server)
         await server.serve_forever()

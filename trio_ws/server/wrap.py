@@ -102,9 +102,12 @@ async def wrap_stream(
         The `WebSocket`, which has not been accepted yet.
 
     Raises:
+        TypeError: ``stream`` is no stream.
         ConnectionFailedError: no valid opening request arrived within ``open_timeout``; an invalid one was
             answered with an HTTP error.
     """
+    if not hasattr(stream, "send_all"):
+        raise TypeError(f"stream must be a trio.abc.Stream, not {type(stream).__name__}")
     server = _StreamServer(subprotocols, options)
     async with server:
         ws = await server.serve(_Replayed(stream, request) if request else stream)

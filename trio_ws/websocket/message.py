@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import msgspec
@@ -55,6 +56,8 @@ class _Text:
 class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
     """One message, as received or to be sent; compares by value.
 
+    It never equals its text: compare ``message.text``. Python warns where it is compared with a str or bytes.
+
     Build one with the factories ``WebSocketMessage.text("hi")``, `binary`, `ping`, `pong` and `close`.
 
     Attributes:
@@ -96,6 +99,16 @@ class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
         check_close(code, reason)
         return WebSocketMessage("close", reason, code)
 
+    def __eq__(self, other: object) -> bool:
+        _warn_of_text(other)
+        return super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        _warn_of_text(other)
+        return super().__ne__(other)
+
+    __hash__ = msgspec.Struct.__hash__
+
     def is_text(self) -> bool:
         """Whether it is a text message."""
         return self.msg_type == "text"
@@ -127,6 +140,14 @@ class WebSocketMessage(msgspec.Struct, frozen=True, gc=False):
             MessageError: it is not JSON, or not of that type; the text has the path to the bad value.
         """
         return decode_json("message", self.payload, type, self.payload)
+
+
+def _warn_of_text(other: object) -> None:
+    """Warn where a message is compared with its text or data, which is never equal."""
+    if isinstance(other, str | bytes):
+        name, attribute = ("str", "text") if isinstance(other, str) else ("bytes", "data")
+        text = f"a WebSocketMessage never equals a {name}; compare its {attribute}"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def _text_message(text: str) -> WebSocketMessage:

@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -19,7 +20,7 @@ from typing import Any
 import trio
 
 from trio_ws.logs import logger_for
-from trio_ws.wall import judged, log_failure, text_of
+from trio_ws.wall import judged, leaves, log_failure, text_of
 from trio_ws.websocket.tls import BoundedReads, SocketBelow, SocketTLS
 
 __all__ = [
@@ -74,6 +75,25 @@ def has_hung_up(sock: socket.socket | trio.socket.SocketType | SocketBelow) -> b
     poll = select.poll()
     poll.register(sock.fileno(), _HUNG_UP)
     return bool(poll.poll(0))
+
+
+async def open_tcp(host: str, port: int) -> trio.SocketStream:
+    """Open a TCP connection as trio does, but raise one error that says why, without a group of exceptions.
+
+    Raises:
+        OSError: no address can be reached. Its number is that of the first address that was tried.
+    """
+    try:
+        return await trio.open_tcp_stream(host, port)
+    except OSError as exc:
+        group = exc.__cause__
+        if not isinstance(group, BaseExceptionGroup):
+            raise
+        numbers = [one.errno for one in leaves(group) if isinstance(one, OSError) and one.errno is not None]
+        if not numbers:
+            raise
+        failure = OSError(numbers[0], "; ".join(dict.fromkeys(map(os.strerror, numbers))))
+    raise failure
 
 
 def text_of_cause(exc: BaseException) -> str:

@@ -21,7 +21,7 @@ import trio
 
 from trio_ws.errors import BrokerError
 from trio_ws.logs import shown
-from trio_ws.websocket.sockets import close_forcefully, text_of_cause
+from trio_ws.websocket.sockets import close_forcefully, open_tcp, text_of_cause
 from trio_ws.websocket.tls import tls_client
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ async def _open(url: RedisURL, ssl_context: ssl.SSLContext | None) -> RedisConne
         if url.path is not None:
             stream = await trio.open_unix_socket(url.path)
         elif url.sentinels:
-            stream = await trio.open_tcp_stream(*await _primary(url))
+            stream = await open_tcp(*await _primary(url))
         else:
-            stream = await trio.open_tcp_stream(url.host, url.port)
+            stream = await open_tcp(url.host, url.port)
     except (OSError, ValueError) as exc:  # ValueError: an impossible host or path
         raise BrokerError(f"could not reach {url.shown}: {text_of_cause(exc)}") from exc
     try:
@@ -148,7 +148,7 @@ async def _primary(url: RedisURL) -> tuple[str, int]:
 
 
 async def _ask_sentinel(host: str, port: int, service: str) -> tuple[str, int]:
-    stream = await trio.open_tcp_stream(host, port)
+    stream = await open_tcp(host, port)
     try:
         link = RedisConnection(stream, f"{host}:{port}")
         await link.send(command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.encode()))
