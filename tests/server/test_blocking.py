@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import trio
 
+import trio_ws
 from tests.support.serving import all_tasks, exchange, guard, request, serving, status_of
 from trio_ws import (
     App,
@@ -148,6 +149,75 @@ async def payloads_until_close(ws: WebSocket) -> list[object]:
         while True:
             payloads.append((await ws.receive()).payload)
     return payloads
+
+
+#: What a plain function has no use for, or what only tasks can do.
+ONLY_FOR_TASKS = {
+    *("aclose", "receive", "recv_streaming", "send_nowait", "wait_closed", "on_ping", "on_pong"),
+    "response_headers",
+}
+
+
+def test_it_has_what_a_websocket_has() -> None:
+    names = {name for name in dir(trio_ws.WebSocket) if not name.startswith("_")}
+    assert names - set(dir(BlockingWebSocket)) == ONLY_FOR_TASKS
+
+
+async def test_attributes_are_those_of_the_websocket() -> None:
+    names = [
+        *("offered_subprotocols", "offered_extensions", "extensions", "buffered_bytes", "cookies"),
+        *("close_sent", "close_received", "peer_closed_first"),
+    ]
+    seen: list[dict[str, object]] = []
+
+    def handler(ws: BlockingWebSocket) -> None:
+        seen.append({name: getattr(ws, name) for name in names})
+        assert ws.recv() is None
+        seen.append({name: getattr(ws, name) for name in names})
+
+    headers = {"Cookie": "a=b"}
+    async with serving(handler) as server:
+        async with connect(server.url, subprotocols=["x", "y"], headers=headers) as ws:
+            await ws.ping()
+            await ws.close(1000, "done")
+        await until(lambda: len(seen) == 2)
+    before, after = seen
+    assert before == {
+        "offered_subprotocols": ["x", "y"],
+        "offered_extensions": [],
+        "extensions": [],
+        "buffered_bytes": 0,
+        "cookies": {"a": "b"},
+        "close_sent": None,
+        "close_received": None,
+        "peer_closed_first": False,
+    }
+    assert after["close_received"] == trio_ws.CloseFrame(1000, "done")
+    assert after["peer_closed_first"] is True
+    assert after["close_sent"] is not None
+
+
+@pytest.mark.parametrize("end", ["cut", "error code", "cancelled"])
+async def test_no_message_when_the_connection_is_lost(end: str) -> None:
+    received: list[WebSocketMessage | None] = []
+
+    def handler(ws: BlockingWebSocket) -> None:
+        ws.send(b"text", text=True)
+        received.append(ws.recv(none_when_lost=True))
+        received.append(ws.recv(none_when_lost=True))
+
+    async with serving(handler) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            async with connect("ws://127.0.0.1/", stream=stream) as ws:
+                assert await ws.receive_text() == "text"
+                if end == "error code":
+                    await ws.close(4000, "no more")
+                elif end == "cut":
+                    await trio.aclose_forcefully(stream)
+                else:
+                    await server.drain(timeout=0)
+        await until(lambda: len(received) == 2)
+    assert received == [None, None]
 
 
 async def test_attributes() -> None:

@@ -22,7 +22,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from trio_ws._types import ANY_VALUE, PathParameters
-from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError
+from trio_ws.errors import CloseFrame, ConnectionClosedError, ConnectionClosedLocallyError
 from trio_ws.logs import logger_for, once_a_minute, shown
 from trio_ws.server.routing import name_of
 from trio_ws.wall import log_failure
@@ -82,11 +82,13 @@ class BlockingWebSocket:
 
     # -- receiving ----------------------------------------------------------------------------------
 
-    def recv(self, timeout: float | None = None) -> WebSocketMessage | None:
+    def recv(self, timeout: float | None = None, *, none_when_lost: bool = False) -> WebSocketMessage | None:
         """Wait for the next message.
 
         Args:
             timeout: seconds; None, the default, means no limit.
+            none_when_lost: return None after any end of the connection, as `WebSocket.recv` does, and after
+                the handler was cancelled, so that code after a loop always runs. Default False.
 
         Returns:
             The message, or None once the peer has closed cleanly.
@@ -95,7 +97,12 @@ class BlockingWebSocket:
             ConnectionClosedError: the connection ended in any other way.
             TimeoutError: no message arrived in time; none is lost.
         """
-        return self._calls.run_within(timeout, self._ws.recv)
+        try:
+            return self._calls.run_within(timeout, self._ws.recv)
+        except ConnectionClosedError:
+            if not none_when_lost:
+                raise
+            return None
 
     def receive_text(self, timeout: float | None = None) -> str:
         """Wait for the next message, which must be text. See `WebSocket.receive_text` and `recv`."""
@@ -120,9 +127,12 @@ class BlockingWebSocket:
 
     # -- sending ------------------------------------------------------------------------------------
 
-    def send(self, value: str | BytesLike | WebSocketMessage) -> None:
-        """Send ``str`` as a text message, bytes-like as a binary one, or a `WebSocketMessage`."""
-        self._calls.run(self._ws.send, value)
+    def send(self, value: str | BytesLike | WebSocketMessage, *, text: bool = False) -> None:
+        """Send ``str`` as a text message, bytes-like as a binary one, or a `WebSocketMessage`.
+
+        With ``text``, bytes-like is sent as text; it must be UTF-8.
+        """
+        self._calls.run(functools.partial(self._ws.send, value, text=text))
 
     def send_text(self, text: str) -> None:
         """Send a text message."""
@@ -170,6 +180,41 @@ class BlockingWebSocket:
     def close_reason(self) -> str | None:
         """The reason that came with `close_code`."""
         return self._ws.close_reason
+
+    @property
+    def close_sent(self) -> CloseFrame | None:
+        """The Close frame that this side has sent, or None."""
+        return self._ws.close_sent
+
+    @property
+    def close_received(self) -> CloseFrame | None:
+        """The Close frame that the peer has sent, or None."""
+        return self._ws.close_received
+
+    @property
+    def peer_closed_first(self) -> bool:
+        """Whether the peer started the closing handshake."""
+        return self._ws.peer_closed_first
+
+    @property
+    def offered_subprotocols(self) -> list[str]:
+        """The valid subprotocols that the client offers, most preferred first."""
+        return self._ws.offered_subprotocols
+
+    @property
+    def offered_extensions(self) -> list[str]:
+        """The extensions that the client offers, each with its parameters."""
+        return self._ws.offered_extensions
+
+    @property
+    def extensions(self) -> list[str]:
+        """The negotiated extensions, each with its parameters."""
+        return self._ws.extensions
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes that wait to be written."""
+        return self._ws.buffered_bytes
 
     @property
     def subprotocol(self) -> str | None:
@@ -230,6 +275,11 @@ class BlockingWebSocket:
     def headers(self) -> Headers:
         """All request headers in order, duplicates included."""
         return self._ws.headers
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The request's cookies by name."""
+        return self._ws.cookies
 
     def header(self, name: str, default: str | None = None) -> str | None:
         """Return the first request header of that name, in any case, or the default."""
