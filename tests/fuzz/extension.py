@@ -6,6 +6,7 @@ tests/protocol/test_sanitizers.py). They end the process where C reads or writes
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import importlib.util
@@ -25,6 +26,7 @@ from tests.support.burst_sends import (
     Connection,
     ReceiveBuffer,
     WriteBuffer,
+    python_buffer_item,
     python_send_in_burst,
     random_connection,
     random_message,
@@ -175,6 +177,26 @@ async def check_send_in_burst(module: ModuleType, chance: random.Random) -> None
         assert "len()" in str(exc)  # of what takes the place of the messages
 
 
+def check_buffer_item(module: ModuleType, chance: random.Random) -> None:
+    """Buffer an item of a stream in C and in Python."""
+    sent: list[Any] = []
+    write_buffer = random_connection(chance)._write_buffer
+    other = copy.deepcopy(write_buffer)
+    call_id = "x" * chance.choice((1, 31, 32, 300))
+    parts = (0x82, b"before", chance.randbytes(chance.randrange(300)), b"", call_id)
+    value = chance.choice((b"x" * chance.choice((1, 100, 300, 70_000)), None, [1], object()))
+    ways: Any = ((write_buffer, module.buffer_item), (other, python_buffer_item))
+    for written, buffer_item in ways:
+        general: list[Any] = []
+        size = buffer_item(general.append, written, msgspec.msgpack.encode, *parts, value)
+        sent.append((size, general, written._parts, written.size, written.flush_scheduled))
+    assert sent[0] == sent[1]
+    name = chance.choice(WriteBuffer.__slots__)
+    setattr(write_buffer, name, chance.choice((None, 5, -1, 1 << 70, "five", (b"1",))))
+    with contextlib.suppress(TypeError, AttributeError):  # from the method in Python
+        module.buffer_item(len, write_buffer, msgspec.msgpack.encode, *parts, b"x")
+
+
 def run(path: str, count: int) -> int:
     """Check ``count`` inputs; return how many were plain calls."""
     module = load(path)
@@ -190,6 +212,7 @@ def run(path: str, count: int) -> int:
     module.watch_connection(Connection, ReceiveBuffer, WriteBuffer, WebSocketMessage)
     for _ in range(count // 20):
         trio.run(check_send_in_burst, module, chance)
+        check_buffer_item(module, chance)
     for _ in range(count // 10):
         check_first_step(module, chance.randbytes(chance.randrange(50)), chance.randrange(3))
     return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))

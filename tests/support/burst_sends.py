@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import trio
 
 from trio_ws.protocol._accel import python_whole_frame
@@ -23,6 +24,7 @@ __all__ = [
     "Connection",
     "ReceiveBuffer",
     "WriteBuffer",
+    "python_buffer_item",
     "python_send_in_burst",
     "random_connection",
     "random_message",
@@ -43,6 +45,14 @@ class WriteBuffer:
     fast_send_limit: Any
     flush_scheduled: Any
     size: Any
+
+    def buffer(self, frame: bytes) -> None:
+        """What `WriteBuffer.buffer` does; a flush takes everything."""
+        self._parts = [*self._parts, frame]
+        self.size += len(frame)
+        if self.flush_scheduled and self.size > _FLUSH_AT:
+            self._parts, self.size = [], 0
+        self.flush_scheduled = self.size > 0
 
 
 class Connection:
@@ -82,6 +92,29 @@ def python_send_in_burst(connection: Connection, value: Any) -> bool:
     write_buffer.size += len(frame)
     connection._sends_since_yield += 1
     return True
+
+
+def python_buffer_item(
+    general: Callable[[Any], int],
+    write_buffer: WriteBuffer,
+    encode: Callable[[Any], bytes],
+    first: int,
+    before: bytes,
+    between: bytes,
+    after: bytes,
+    call_id: str,
+    value: Any,
+) -> int:
+    """The same as `buffer_item`, in Python."""
+    try:
+        encoded = encode(value)
+    except Exception:  # noqa: BLE001 - as in C
+        return general(value)
+    if not write_buffer.fast_send_limit:
+        return general(value)
+    payload = before + msgspec.msgpack.encode(call_id) + between + encoded + after
+    write_buffer.buffer(python_whole_frame(first, payload, b""))
+    return len(payload)
 
 
 def random_connection(chance: random.Random) -> Connection:

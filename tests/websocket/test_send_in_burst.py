@@ -7,6 +7,7 @@ import random
 import sys
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -18,6 +19,7 @@ from tests.support.burst_sends import (
     Connection,
     ReceiveBuffer,
     WriteBuffer,
+    python_buffer_item,
     python_send_in_burst,
     random_connection,
     random_message,
@@ -39,13 +41,18 @@ needs_extension = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def send_in_burst() -> Any:
-    """The function of a module of its own, which knows the classes of these tests."""
+def module() -> Any:
+    """A module of its own, which knows the classes of these tests."""
     assert extension is not None
     assert extension.__file__ is not None
     module = load(extension.__file__)
     assert module.watch_task(_run.GLOBAL_RUN_CONTEXT, _run.Task, _run.CancelStatus, _run.Runner)
     module.watch_connection(Connection, ReceiveBuffer, WriteBuffer, WebSocketMessage)
+    return module
+
+
+@pytest.fixture(scope="module")
+def send_in_burst(module: Any) -> Any:
     return module.send_in_burst
 
 
@@ -120,6 +127,58 @@ async def test_nothing_is_kept(send_in_burst: Any) -> None:
     counts, once = ([sys.getrefcount(part) for part in parts] for parts in lists)
     assert [count - 1 for count in counts] == once * 2
     assert write_buffer.size == 1 + 2 * 304
+
+
+@needs_extension
+@given(
+    chance=st.randoms(use_true_random=False),
+    value=st.none() | st.integers(-(2**64), 2**65) | st.binary(max_size=300) | st.just(bytes(70_000)),
+    call_id=st.text(st.characters(codec="utf-8"), max_size=40),
+)
+def test_items_of_streams_agree_with_python(
+    module: Any, chance: random.Random, value: object, call_id: str
+) -> None:
+    write_buffer = random_connection(chance)._write_buffer
+    other = copy.deepcopy(write_buffer)
+    seen: list[object] = []
+    ways: Any = ((write_buffer, module.buffer_item), (other, python_buffer_item))
+    for written, buffer_item in ways:
+        general: list[object] = []
+        parts = (0x82, b"before", b"between", b"after", call_id)
+        size = buffer_item(general.append, written, msgspec.msgpack.encode, *parts, value)
+        seen.append((size, general, written._parts, written.size, written.flush_scheduled))
+    assert seen[0] == seen[1]
+
+
+@needs_extension
+def test_items_that_cannot_be_buffered_at_once_take_the_general_way(module: Any) -> None:
+    parts = (0x82, b"", b"", b"", "1")
+
+    def general(value: object) -> int:
+        raise KeyError(value)
+
+    def leave(value: object) -> bytes:
+        raise KeyboardInterrupt
+
+    class Broken(WriteBuffer):
+        def buffer(self, frame: bytes) -> None:
+            raise ValueError(frame)
+
+    write_buffer = random_connection(random.Random(1))._write_buffer
+    for encode in (len, str, msgspec.msgpack.encode):  # it fails, or returns no bytes
+        for target in (write_buffer, None):
+            value = object()
+            with pytest.raises(KeyError) as caught:
+                module.buffer_item(general, target, encode, *parts, value)
+            assert caught.value.args == (value,)
+    with pytest.raises(KeyError):  # the identifier has no frame
+        module.buffer_item(general, write_buffer, bytes, *parts[:4], "\ud800", b"1")
+    with pytest.raises(KeyboardInterrupt):
+        module.buffer_item(general, write_buffer, leave, *parts, b"1")
+    with pytest.raises(KeyError):  # of another class
+        module.buffer_item(general, Broken(), bytes, *parts, b"1")
+    with pytest.raises(TypeError, match="nine"):
+        module.buffer_item(general)
 
 
 MESSAGES: list[Any] = [

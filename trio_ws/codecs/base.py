@@ -343,10 +343,11 @@ class Codec(ABC):
         """Return a function that encodes the items of one stream."""
         return functools.partial(self.item, request)
 
-    def item_frame(self, request: Request) -> Callable[[bytes], bytes] | None:
+    def item_parts(self, request: Request) -> tuple[int, bytes, bytes, bytes, str] | None:
         """Return the fast path for the items of one stream, if there is `plain_calls`.
 
-        It returns the frame without a mask for an item that `PlainCalls.encode` has encoded.
+        These are the first arguments of `result_frame` in C, which makes the frame without a mask of an item
+        that `PlainCalls.encode` has encoded.
         """
         return None
 

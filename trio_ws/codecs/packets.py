@@ -251,10 +251,8 @@ class PacketCodec(Codec):
 
         return item
 
-    def item_frame(self, request: Request) -> Callable[[bytes], bytes] | None:
-        if self.plain_calls is None or extension is None:
-            return None
-        return functools.partial(extension.result_frame, *self._item_parts, request.call_id)
+    def item_parts(self, request: Request) -> tuple[int, bytes, bytes, bytes, str] | None:
+        return None if self.plain_calls is None else (*self._item_parts, request.call_id)
 
     def end(self, request: Request) -> bytes:
         response = Response(request.call_id, is_stream=True, is_end=True)

@@ -7,7 +7,7 @@
    Invariants:
 
    - No state is kept between two calls. The only arguments that are modified are the containers that messages are
-     appended to and taken from, and the connection of send_in_burst; passed_checkpoint counts in trio's task.
+     appended to and taken from, and the connection of send_in_burst and buffer_item; passed_checkpoint counts in trio's task.
    - A descriptor belongs to the caller, who has not closed it.
    - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
      calls of the system do not wait, and move at most as much.
@@ -61,8 +61,7 @@ enum { WRITE_BUFFER, RECEIVE_BUFFER, SENDS, MESSAGES, SIZE, LIMIT, SCHEDULED, PA
 
 /* The state of the module, one for each interpreter. */
 typedef struct {
-    PyObject *append, *task; /* "append", "task" */
-    PyObject *text, *binary; /* "text", "binary" */
+    PyObject *append, *task, *text, *binary, *buffer; /* "append", "task", "text", "binary", "buffer" */
     PyTypeObject *next_method, *next_message;
     slot places[PLACES]; /* from watch_connection */
     /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
@@ -750,7 +749,7 @@ static PyObject *
 result_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     unsigned char head[LONGEST_HEAD], id_head[3];
-    Py_ssize_t head_size = 2, id_head_size, id_size, payload;
+    Py_ssize_t head_size, id_head_size, id_size, payload;
     PyObject *parts[4], *frame;
     unsigned long first;
     const char *id;
@@ -779,15 +778,7 @@ result_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     payload = id_head_size + id_size;
     for (int i = 0; i < 4; i++)
         payload += PyBytes_GET_SIZE(parts[i]);
-    head[0] = (unsigned char)first;
-    head[1] = (unsigned char)payload;
-    if (payload >= 126) {
-        int bytes = payload < 65536 ? 2 : 8;
-
-        head[1] = bytes == 2 ? 126 : 127;
-        for (; head_size < 2 + bytes; head_size++)
-            head[head_size] = (unsigned char)((uint64_t)payload >> 8 * (1 + bytes - head_size));
-    }
+    head_size = write_head(head, first, payload);
     frame = PyBytes_FromStringAndSize(NULL, head_size + payload);
     if (frame == NULL)
         return NULL;
@@ -1283,6 +1274,29 @@ set_number(const slot *where, PyObject *object, Py_ssize_t value)
     return 0;
 }
 
+/* Return the frames of a write buffer, borrowed, if a flush is due and more bytes can wait until then, and set *waiting
+   to the bytes that wait. Return NULL otherwise. */
+static PyObject *
+burst_under_way(const slot *places, PyObject *write_buffer, Py_ssize_t more, Py_ssize_t *waiting)
+{
+    PyObject **scheduled = in_slot(&places[SCHEDULED], write_buffer), **parts;
+
+    if (scheduled == NULL || *scheduled != Py_True || (*waiting = number_in(&places[SIZE], write_buffer)) < 0 ||
+        more > FLUSH_AT - *waiting)
+        return NULL;
+    parts = in_slot(&places[PARTS], write_buffer);
+    return *parts != NULL && PyList_CheckExact(*parts) && PyList_GET_SIZE(*parts) ? *parts : NULL;
+}
+
+/* Do what WriteBuffer.buffer does in that case. */
+static int
+add_to_burst(const slot *places, PyObject *write_buffer, PyObject *parts, PyObject *frame, Py_ssize_t waiting)
+{
+    if (PyList_Append(parts, frame) < 0)
+        return -1;
+    return set_number(&places[SIZE], write_buffer, waiting + PyBytes_GET_SIZE(frame));
+}
+
 PyDoc_STRVAR(send_in_burst_doc, "send_in_burst($module, connection, message, /)\n--\n\n"
                                 "See WebSocket.send in websocket/connection.py.");
 
@@ -1291,7 +1305,7 @@ send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     module_state *state = PyModule_GetState(module);
     const slot *places = state->places;
-    PyObject *value, **write_buffer, **receive_buffer, **kind, **place, *frame;
+    PyObject *value, **write_buffer, **receive_buffer, **kind, **messages, *parts, *frame;
     Py_ssize_t size, waiting, sends, used;
     unsigned char head[LONGEST_HEAD];
     const char *payload;
@@ -1320,14 +1334,11 @@ send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if ((write_buffer = in_slot(&places[WRITE_BUFFER], args[0])) == NULL ||
         (receive_buffer = in_slot(&places[RECEIVE_BUFFER], args[0])) == NULL ||
         /* More messages wait, */
-        (place = in_slot(&places[MESSAGES], *receive_buffer)) == NULL || *place == NULL ||
-        PyObject_Size(*place) < 1 ||
+        (messages = in_slot(&places[MESSAGES], *receive_buffer)) == NULL || *messages == NULL ||
+        PyObject_Size(*messages) < 1 || size >= LARGE ||
         /* a flush is due, and there is room until then, */
-        (place = in_slot(&places[SCHEDULED], *write_buffer)) == NULL || *place != Py_True ||
-        (waiting = number_in(&places[SIZE], *write_buffer)) < 0 || size >= LARGE ||
-        waiting + LONGEST_HEAD + size > FLUSH_AT || waiting >= number_in(&places[LIMIT], *write_buffer) ||
-        (place = in_slot(&places[PARTS], *write_buffer)) == NULL || *place == NULL ||
-        !PyList_CheckExact(*place) || PyList_GET_SIZE(*place) == 0 ||
+        (parts = burst_under_way(places, *write_buffer, LONGEST_HEAD + size, &waiting)) == NULL ||
+        waiting >= number_in(&places[LIMIT], *write_buffer) ||
         /* and this task need not let others run. */
         (sends = number_in(&places[SENDS], args[0])) < 0 || sends >= SENDS_IN_A_ROW)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
@@ -1340,10 +1351,61 @@ send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return NULL;
     memcpy(PyBytes_AS_STRING(frame), head, used);
     memcpy(PyBytes_AS_STRING(frame) + used, payload, size);
-    failed = PyList_Append(*place, frame) < 0 || set_number(&places[SIZE], *write_buffer, waiting + used + size) < 0 ||
+    failed = add_to_burst(places, *write_buffer, parts, frame, waiting) < 0 ||
              set_number(&places[SENDS], args[0], sends + 1) < 0;
     Py_DECREF(frame);
     return failed ? NULL : Py_NewRef(Py_True);
+}
+
+PyDoc_STRVAR(buffer_item_doc,
+             "buffer_item($module, general, write_buffer, encode, first, before, between, after, call_id, value, /)\n"
+             "--\n\n"
+             "See item_sender in rpc/transport.py.");
+
+static PyObject *
+buffer_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    enum { GENERAL, BUFFER, ENCODE, FIRST, VALUE = FIRST + 5, ARGUMENTS };
+    module_state *state = PyModule_GetState(module);
+    const slot *places = state->places;
+    PyObject *frame_args[6], *frame = NULL, *parts, *encoded;
+    Py_ssize_t size, waiting;
+
+    if (count != ARGUMENTS) {
+        PyErr_SetString(PyExc_TypeError, "buffer_item() takes nine arguments");
+        return NULL;
+    }
+    encoded = PyObject_CallOneArg(args[ENCODE], args[VALUE]);
+    if (encoded != NULL && number_in(&places[LIMIT], args[BUFFER]) > 0) {
+        memcpy(frame_args, args + FIRST, 5 * sizeof(PyObject *));
+        frame_args[5] = encoded;
+        frame = result_frame(module, frame_args, 6);
+    }
+    Py_XDECREF(encoded);
+    if (frame == NULL) {
+        /* That explains what is wrong. */
+        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception))
+            return NULL;
+        PyErr_Clear();
+        return PyObject_CallOneArg(args[GENERAL], args[VALUE]);
+    }
+    size = PyBytes_GET_SIZE(frame);
+    parts = burst_under_way(places, args[BUFFER], size, &waiting);
+    if (parts != NULL) {
+        if (add_to_burst(places, args[BUFFER], parts, frame, waiting) < 0)
+            Py_CLEAR(frame);
+    }
+    else {
+        PyObject *none = PyObject_CallMethodOneArg(args[BUFFER], state->buffer, frame);
+
+        if (none == NULL)
+            Py_CLEAR(frame);
+        Py_XDECREF(none);
+    }
+    if (frame == NULL)
+        return NULL;
+    Py_DECREF(frame);
+    return PyLong_FromSsize_t(size - (size < 128 ? 2 : size < 65540 ? 4 : 10));
 }
 
 PyDoc_STRVAR(first_step_doc, "first_step($module, context, coroutine, /)\n--\n\n"
@@ -1374,6 +1436,7 @@ static PyMethodDef methods[] = {
     {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
     {"watch_connection", (PyCFunction)(void (*)(void))watch_connection, METH_FASTCALL, watch_connection_doc},
     {"send_in_burst", (PyCFunction)(void (*)(void))send_in_burst, METH_FASTCALL, send_in_burst_doc},
+    {"buffer_item", (PyCFunction)(void (*)(void))buffer_item, METH_FASTCALL, buffer_item_doc},
     {"watch_task", (PyCFunction)(void (*)(void))watch_task, METH_FASTCALL, watch_task_doc},
     {"plain_call", plain_call, METH_O, plain_call_doc},
     {"result_frame", (PyCFunction)(void (*)(void))result_frame, METH_FASTCALL, result_frame_doc},
@@ -1391,7 +1454,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 4
+#define INTERFACE 5
 
 static int
 module_exec(PyObject *module)
@@ -1404,10 +1467,11 @@ module_exec(PyObject *module)
     state->task = PyUnicode_InternFromString("task");
     state->text = PyUnicode_InternFromString("text");
     state->binary = PyUnicode_InternFromString("binary");
+    state->buffer = PyUnicode_InternFromString("buffer");
     state->next_method = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_method_spec, NULL);
     state->next_message = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_message_spec, NULL);
     if (state->append == NULL || state->task == NULL || state->text == NULL || state->binary == NULL ||
-        state->next_method == NULL || state->next_message == NULL)
+        state->buffer == NULL || state->next_method == NULL || state->next_message == NULL)
         return -1;
     return PyModule_AddType(module, state->next_method);
 }
@@ -1428,6 +1492,7 @@ module_clear(PyObject *module)
         Py_CLEAR(state->task);
         Py_CLEAR(state->text);
         Py_CLEAR(state->binary);
+        Py_CLEAR(state->buffer);
         Py_CLEAR(state->next_method);
         Py_CLEAR(state->next_message);
     }

@@ -4,6 +4,18 @@ from typing import Any, Self
 
 INTERFACE: int
 
+def buffer_item(
+    general: Callable[[Any], int],
+    write_buffer: object,
+    encode: Callable[[Any], bytes],
+    first: int,
+    before: bytes,
+    between: bytes,
+    after: bytes,
+    call_id: str,
+    value: object,
+    /,
+) -> int: ...
 def first_step(context: Context, coroutine: Coroutine[object, object, object], /) -> tuple[bool, object]: ...
 def msgpack_size(data: bytes, limit: int, /) -> int: ...
 def mask(data: bytes | bytearray | memoryview, key: bytes, /) -> bytes: ...

@@ -27,12 +27,9 @@ from trio_ws.decoding import UNDECODABLE, describe
 from trio_ws.errors import PacketError, PacketValidationError, RPCTimeoutError
 from trio_ws.ledger import OVERHEAD
 from trio_ws.models import decode_model
-from trio_ws.protocol._accel import whole_frame
-from trio_ws.protocol.frames import FIN
 from trio_ws.rpc.deadlines import let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.websocket._notify import Notification
-from trio_ws.websocket.internals import post
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -397,44 +394,15 @@ class StreamSender:
 async def produce(transport: PacketTransport, producer: StreamSender, items: AsyncIterator[Value]) -> None:
     """Send all ``items``, and then the end. Exceptions of ``items`` are raised."""
     request = producer.request
-    encode = transport.codec.items(request)
-    make_frame = transport.codec.item_frame(request)
-    encode_value = None if transport.plain_calls is None else transport.plain_calls.encode
-    ws, opcode = transport.ws, transport.opcode
-    first = FIN | opcode
+    send_item = transport.item_sender(request)
     write_buffer, high_water = transport.write_buffer, transport.high_water
-    buffer_frame = write_buffer.buffer
     try:
         await _may_send(transport, producer)
         count, size = producer.take_credit()
-        used = 0  # bytes of these, which are subtracted together: a large integer takes long
         async for item in items:
-            sent = False
-            if make_frame is not None and encode_value is not None and write_buffer.fast_send_limit:
-                try:
-                    frame = make_frame(encode_value(item))
-                except Exception:  # noqa: BLE001 - encode() explains it
-                    frame = b""
-                if frame:
-                    sent = True
-                    buffer_frame(frame)
-                    length = len(frame)
-                    used += length - (2 if length < 128 else 4 if length < 65540 else 10)
-                    if count > 1 and used < size and write_buffer.size < high_water and not transport.over:
-                        count -= 1
-                        continue
-            size -= used
-            used = 0
             to_send = item
             while not transport.over:
-                payload = None if sent else encode(to_send)
-                sent = False
-                if payload is not None:
-                    if write_buffer.fast_send_limit:
-                        write_buffer.buffer(whole_frame(first, payload, b""))
-                    else:
-                        post(ws, opcode, payload, cork=True)
-                    size -= len(payload)
+                size -= send_item(to_send)
                 count -= 1
                 if count > 0 and size > 0 and write_buffer.size < high_water:
                     break

@@ -11,16 +11,19 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Protocol
 
 from trio_ws.codecs.base import Request
 from trio_ws.ledger import size_of
 from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
+from trio_ws.protocol.masking import extension
 from trio_ws.websocket.internals import close_for_application, is_client, parts_of, post, wait_for_room
 
 if TYPE_CHECKING:
     from collections import deque
+    from collections.abc import Callable
     from types import TracebackType
 
     from trio_ws._types import Value
@@ -217,6 +220,29 @@ class PacketTransport:
             write_buffer.buffer(frame)
         else:
             write_buffer.write(frame)
+
+    def item_sender(self, request: Request) -> Callable[[Value], int]:
+        """Return a function that buffers an item of a stream, and returns the size of its packet in bytes.
+
+        It raises `PacketError` if the item cannot be encoded.
+        """
+        encode, first, write_buffer = self.codec.items(request), FIN | self.opcode, self.write_buffer
+
+        def send(value: Value) -> int:
+            payload = encode(value)
+            if payload is None:
+                return 0
+            if write_buffer.fast_send_limit:
+                write_buffer.buffer(whole_frame(first, payload, b""))
+            else:
+                self.post(payload, cork=True)
+            return len(payload)
+
+        parts, plain_calls = self.codec.item_parts(request), self.plain_calls
+        if extension is None or parts is None or plain_calls is None:
+            return send
+        # The same in one call, with `send` for what is not so common. It saves a quarter of an item's time.
+        return functools.partial(extension.buffer_item, send, write_buffer, plain_calls.encode, *parts)
 
     def abort(self, call_id: str) -> None:
         """Tell the other side to abort a call or a stream, if the codec can say so."""
