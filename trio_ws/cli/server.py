@@ -23,7 +23,7 @@ from trio_ws.cli.streams import give_up_stdout
 from trio_ws.protocol.hosts import is_loopback_name
 from trio_ws.server.access_log import enable_access_log
 from trio_ws.server.processes.control import PAGES
-from trio_ws.server.processes.targets import import_string, load, load_ssl_context
+from trio_ws.server.processes.targets import TargetError, import_string, load, load_ssl_context
 from trio_ws.server.server import add_pages
 
 if TYPE_CHECKING:
@@ -246,8 +246,9 @@ def load_target(target: str) -> Any:
         return load(target)
     except ValueError as exc:
         raise Failure(str(exc), USAGE) from exc
-    except ImportError as exc:
-        raise Failure(f"{exc}; run this where the module is, or set PYTHONPATH", USAGE) from exc
+    except TargetError as exc:
+        hint = "; run this where the module is, or set PYTHONPATH" if exc.__cause__ is not None else ""
+        raise Failure(f"{exc}{hint}", USAGE) from exc
     except SystemExit as exc:
         raise Failure(
             f"{target} ends the program when it is imported (exit code {exc.code})", FAILED

@@ -5,6 +5,7 @@ A worker is a fresh interpreter, which imports its target by name: ``"module:nam
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import os
@@ -12,7 +13,11 @@ import ssl
 import sys
 from typing import Any
 
-__all__ = ["import_string", "load", "load_ssl_context"]
+__all__ = ["TargetError", "import_string", "load", "load_ssl_context"]
+
+
+class TargetError(ImportError):
+    """An import string names nothing."""
 
 
 def load(text: str, what: str = "target") -> Any:
@@ -24,28 +29,33 @@ def load(text: str, what: str = "target") -> Any:
 
     Raises:
         ValueError: ``text`` is not an import string.
-        ImportError: the module does not exist, or has no such attribute.
+        TargetError: the module does not exist, or has no such attribute.
     """
     module_name, _, names = text.partition(":")
-    if not (module_name and names and all((*module_name.split("."), *names.split(".")))):
+    module = module_name.removeprefix("./").removesuffix(".py").replace("/", ".")
+    if "/" in module_name or not (names and all((*module_name.split("."), *names.split(".")))):
+        example = f"{module}:{names or 'app'}" if module != module_name else "chat:app"
         raise ValueError(
-            f"the {what} must be an import string such as 'chat:app' (module:name), not {text!r}"
+            f"the {what} must be an import string such as {example!r} (module:name), not {text!r}"
         )
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
         if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
             raise  # the module exists, but one that it imports does not
-        raise ImportError(
-            f"cannot import the {what} {text!r}: there is no module {exc.name!r} in sys.path",
+        hint = f"; write {f'{module}:{names}'!r}" if module != module_name else ""
+        raise TargetError(
+            f"cannot import the {what} {text!r}: there is no module {exc.name!r} in sys.path{hint}",
             name=exc.name,
         ) from exc
     for name in names.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise ImportError(
-                f"cannot import the {what} {text!r}: {module_name!r} has no {name!r}", name=module_name
+            close = difflib.get_close_matches(name, dir(found), 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TargetError(
+                f"cannot import the {what} {text!r}: {module_name!r} has no {name!r}{hint}", name=module_name
             ) from None
     return found
 
