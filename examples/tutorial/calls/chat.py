@@ -36,7 +36,7 @@ class Chat(trio_ws.WebSocketHandler):
     @trio_ws.rate_limit(limit=5, period="10s")
     @trio_ws.rpc_method()
     def say(self, connection: trio_ws.ClientConnection, text: Text) -> int:
-        """Say something to all in the room; gives how many they are."""
+        """Say something to all in the room; returns how many they are."""
         line = Line(connection.name, text)
         self.lines[connection.room].append(line)
         return self.publish(connection.room, line)
