@@ -10,9 +10,10 @@ TEST_EXTRAS ?= test
 CHECK_EXTRAS ?= dev,bench
 # make test leaves out what is slow, and says so, and tries half as many examples of properties; make check runs all. SLOW=1 makes `make test` run all, too.
 SLOW ?=
-# make test runs in one process for each processor, four at most. PROCESSES=0 runs all in one, as the slow tests do, many
-# of which start processes and measure them.
-PROCESSES ?= $(if $(SLOW),0,auto)
+# Tests run in one process for each processor, four at most, or with PROCESSES=0 all in one. The slow ones always run in
+# one, because many of them start processes and measure them.
+PROCESSES ?= auto
+PARALLEL := --numprocesses $(PROCESSES) --maxprocesses 4 --dist worksteal
 ROUNDS ?= 5
 RESULTS := benchmarks/results
 # Pages that have tables of the benchmarks.
@@ -60,8 +61,7 @@ demo: $(VENV)/.installed  ## run a server and a few clients, and say what happen
 
 test: $(VENV)/.installed-$(TEST_EXTRAS)  ## run the tests in three minutes, without the slow ones (SLOW=1: with them)
 	$(if $(SLOW),,TRIO_WS_TEST_EXAMPLES=$${TRIO_WS_TEST_EXAMPLES:-0.5}) \
-		$(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 4 --dist worksteal \
-		$(if $(SLOW),,-m 'not slow') $(PYTEST_ARGS)
+		$(BIN)/python -m pytest $(if $(SLOW),,$(PARALLEL) -m 'not slow') $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-$(CHECK_EXTRAS)  ## run the linters, the type checkers, and all tests with coverage
 	$(BIN)/ruff check .
@@ -69,7 +69,10 @@ check: $(VENV)/.installed-$(CHECK_EXTRAS)  ## run the linters, the type checkers
 	$(BIN)/mypy $(CODE)
 	$(BIN)/pyright --pythonpath $(BIN)/python --warnings
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	@failed=0; set -x; \
+	$(BIN)/coverage run -m pytest $(PARALLEL) -m 'not slow' $(PYTEST_ARGS) || failed=1; \
+	$(BIN)/coverage run -m pytest -m slow $(PYTEST_ARGS) || failed=1; \
+	exit $$failed  # after all, so that one run shows everything that fails
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
