@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["RedisCluster", "redis_cluster"]
 
 _PAUSE = 0.01
+#: Seconds after which nodes count another one as lost.
+_NODE_TIMEOUT = 1.0
 #: Nodes that have slots.
 PRIMARIES = 3
 
@@ -33,6 +36,7 @@ class RedisCluster:
     def __init__(self, nodes: list[RedisServer]) -> None:
         self.nodes = nodes
         self._ids: dict[int, str] = {}
+        self._elected: dict[RedisServer, float] = {}  # when they became primaries
 
     @property
     def url(self) -> str:
@@ -70,6 +74,7 @@ class RedisCluster:
         """Wait until a node is a primary."""
         while b"role:master" not in await node.do("INFO", "replication"):
             await trio.sleep(_PAUSE)
+        self._elected[node] = trio.current_time()
 
     async def _until(self, node: RedisServer, what: str, text: str) -> None:
         while text.encode() not in await node.do("CLUSTER", what):
@@ -124,6 +129,9 @@ class RedisCluster:
             primary: of which it is a replica.
             losing: whether it takes over what it has; otherwise it waits for the rest.
         """
+        # A replica counts the votes of its last election again if that was less than this before. It would be
+        # a primary for a moment, with the epoch of that election, and lose what it takes meanwhile.
+        await trio.sleep_until(self._elected.get(replica, -math.inf) + 2 * _NODE_TIMEOUT + 0.1)
         taken = False
         while not taken:  # Redis gives it up after 5 seconds
             await replica.do("CLUSTER", "FAILOVER", *(["TAKEOVER"] if losing else []))
@@ -170,7 +178,8 @@ async def redis_cluster(*options: str, replicas: int = 0, spare: int = 0) -> Asy
             bus, tls = free_port(), free_port()
             node = await stack.enter_async_context(
                 redis_server(
-                    "--cluster-enabled yes --cluster-node-timeout 1000 --repl-diskless-sync-delay 0",
+                    "--cluster-enabled yes --repl-diskless-sync-delay 0",
+                    f"--cluster-node-timeout {_NODE_TIMEOUT * 1000:.0f}",
                     f"--cluster-port {bus}",
                     *(option.replace("{tls}", str(tls)) for option in options),
                 )
