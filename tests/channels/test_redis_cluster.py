@@ -31,9 +31,10 @@ from trio_ws.channels.presence import PRESENCE
 from trio_ws.channels.redis.cluster import SLOTS, Owner, key_slot, parse_nodes
 from trio_ws.channels.redis.cluster_routing import ClusterRouting
 from trio_ws.channels.redis.connection import command
+from trio_ws.channels.redis.histories import CLUSTER_SCRIPTS, SCRIPTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tests.support.redis import RedisServer
@@ -484,16 +485,94 @@ async def test_a_message_that_has_to_wait_is_taken_before_later_ones() -> None:
         other = await cluster.nodes[1].do("CLUSTER", "MYID")
         if cluster.node_of(cluster.slot_of("room.1")) is cluster.nodes[1]:
             other = await cluster.nodes[2].do("CLUSTER", "MYID")
-        exchange = one.broker._routing.link_of(b"trio_ws::room.1").exchange
-        assert exchange is not None
-        exchange.pending_replies.append((b"", []))
-        one.handler.publish("room.1", 1)
-        sent = command(b"CLUSTER", b"SETSLOT", slot, b"MIGRATING", other) + exchange.commands()
-        exchange.pending_replies.append((b"", []))
-        one.handler.publish("room.1", 2)
-        sent += command(b"CLUSTER", b"SETSLOT", slot, b"STABLE") + exchange.commands()
-        await exchange.send(sent)
+        await send_with(
+            one.broker,
+            b"trio_ws::room.1",
+            (b"CLUSTER", b"SETSLOT", slot, b"MIGRATING", other),
+            lambda: one.handler.publish("room.1", 1),
+            (b"CLUSTER", b"SETSLOT", slot, b"STABLE"),
+            lambda: one.handler.publish("room.1", 2),
+        )
         assert await take(here, 2) == [1, 2]
+
+
+async def send_with(
+    broker: RedisBroker, channel: bytes, *parts: tuple[bytes, ...] | Callable[[], object]
+) -> None:
+    """Send commands to the node of a channel, and what functions publish, all at once."""
+    exchange = broker._routing.link_of(channel).exchange
+    assert exchange is not None
+    sent = b""
+    for part in parts:
+        if isinstance(part, tuple):
+            exchange.pending_replies.append((b"", []))
+            sent += command(*part)
+        else:
+            part()
+            sent += exchange.commands()
+    await exchange.send(sent)
+
+
+async def test_a_plain_message_that_a_later_one_has_overtaken_is_dropped() -> None:
+    """The scripts are flushed, and loaded again by another program, while two messages are under way."""
+    async with (
+        two_processes() as (one, two, cluster),
+        two.handler.channels.subscribe(["plain", "plain.*"]) as here,
+    ):
+        place = cluster.node_of(cluster.slot_of("plain"))
+        names = (f"plain.{number}" for number in range(100))
+        beside = next(name for name in names if cluster.node_of(cluster.slot_of(name)) is place)
+        publish = one.handler.publish
+        await settled(one.broker)
+        await settled(two.broker)
+        await send_with(
+            one.broker,
+            b"trio_ws::plain",
+            (b"SCRIPT", b"FLUSH"),
+            lambda: [publish("plain", 1), publish(beside, "beside")],
+            *((b"SCRIPT", b"LOAD", script) for script in (*SCRIPTS, *CLUSTER_SCRIPTS)),
+            lambda: publish("plain", 2),
+        )
+        assert sorted(await receive_all(here, 2), key=str) == [2, "beside"]
+        # If none was accepted, none is dropped.
+        await settled(one.broker)
+        await send_with(
+            one.broker,
+            b"trio_ws::plain",
+            (b"SCRIPT", b"FLUSH"),
+            lambda: [publish("plain", 3), publish("plain", 4)],
+        )
+        await settled(one.broker)
+        publish("plain", 5)
+        assert await receive_all(here, 3) == [3, 4, 5]
+        assert one.broker.statistics().unpublished == 1
+
+
+async def test_a_plain_message_that_was_redirected_does_not_come_after_later_ones() -> None:
+    """A slot is given away, and given back at once."""
+    async with (
+        two_processes() as (one, two, cluster),
+        two.handler.channels.subscribe("plain*") as here,
+    ):
+        slot = b"%d" % cluster.slot_of("plain")
+        place = cluster.node_of(cluster.slot_of("plain"))
+        own = await place.do("CLUSTER", "MYID")
+        other = await next(node for node in cluster.nodes if node is not place).do("CLUSTER", "MYID")
+        publish = one.handler.publish
+        await settled_in_view(one.broker)
+        await settled_in_view(two.broker)
+        await send_with(
+            one.broker,
+            b"trio_ws::plain",
+            (b"CLUSTER", b"SETSLOT", slot, b"NODE", other),
+            lambda: publish("plain", 1),
+            (b"CLUSTER", b"SETSLOT", slot, b"NODE", own),
+            lambda: publish("plain", 2),
+        )
+        await settled_in_view(one.broker)
+        publish("plain", 3)
+        assert await receive_all(here, 2) == [2, 3]
+        assert one.broker.statistics().unpublished == 1
 
 
 async def test_a_channel_that_is_left_and_subscribed_at_once() -> None:

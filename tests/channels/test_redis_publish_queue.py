@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from trio_ws import History
 from trio_ws.channels.redis.publish_queue import PublishQueue
 
 if TYPE_CHECKING:
-    import pytest
+    from trio_ws.channels.redis.publish_queue import Outgoing
 
 
 def numbers(queue: PublishQueue, max_items: int = 100, max_bytes: int = 1000) -> list[int]:
@@ -362,3 +363,115 @@ def test_moving_a_slot_to_a_queue_whose_bytes_are_all_on_their_way() -> None:
     full.release([ord("a")])
     assert payloads(full) == []
     assert full.dropped == 3
+
+
+# -- messages that are refused for now, while others are accepted -----------------------------------------
+
+
+def test_what_was_refused_for_now_comes_before_what_is_unanswered() -> None:
+    queue = PublishQueue(100, 1000, slot_of)
+    for payload in (b"a1", b"b1", b"c1", b"a2", b"b2"):
+        queue.put(payload[:1], payload, History() if payload.startswith(b"c") else None)
+    queue.take(4, 1000)
+    for _ in range(3):
+        queue.refused_for_now()
+    assert (queue.has_unanswered, queue.unanswered, len(queue)) == (True, 4, 5)
+    queue.answered(taken=True)
+    assert (queue.published, queue.dropped, len(queue)) == (1, 1, 3), "the last one has overtaken the first"
+    queue.connection_lost()
+    assert payloads(queue) == [b"b1", b"c1", b"b2"]
+
+
+def test_what_was_refused_for_now_is_dropped_if_a_later_one_may_have_arrived() -> None:
+    queue = PublishQueue(100, 1000, slot_of)
+    for payload in (b"a1", b"b1", b"a2"):
+        queue.put(payload[:1], payload)
+    queue.take(3, 1000)
+    queue.refused_for_now()
+    queue.refused_for_now()
+    queue.connection_lost()
+    assert payloads(queue) == [b"b1", b"a2"]
+    assert queue.dropped == 1
+
+
+@pytest.mark.parametrize("refusals", ["nnmn", "nmnn", "mnnn", "nnnn"])
+@pytest.mark.parametrize("held_first", [False, True])
+def test_what_was_refused_for_now_moves_with_its_slot(refusals: str, held_first: bool) -> None:
+    """Some for now, and some because their slot has moved."""
+    queue, other = PublishQueue(100, 1000, slot_of), PublishQueue(100, 1000, slot_of)
+    for payload in (b"b1", b"a1", b"a2", b"a3", b"a4", b"a5"):
+        queue.put(payload[:1], payload)
+    queue.take(5, 1000)
+    queue.refused_for_now()
+    if held_first:
+        queue.hold([ord("a")])
+    for refusal in refusals:
+        if refusal == "m":
+            queue.give_back()
+        else:
+            queue.refused_for_now()
+    assert (queue.unanswered, queue.answers, len(queue)) == (5, 5, 6)
+    if held_first or "m" in refusals:
+        queue.release([ord("a")])
+        queue.connection_lost()
+        assert [one for one in payloads(queue) if one != b"b1"] == [b"a1", b"a2", b"a3", b"a4", b"a5"]
+        queue.connection_lost()
+    queue.hold([ord("a")])
+    queue.move([ord("a")], other)
+    queue.connection_lost()
+    other.release([ord("a")])
+    assert payloads(other) == [b"a1", b"a2", b"a3", b"a4", b"a5"]
+    assert payloads(queue) == [b"b1"]
+    assert queue.drop_all() + other.drop_all() == 6
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.sampled_from([b"a", b"b", b"ax"])),
+            st.tuples(
+                st.just("send"), st.lists(st.sampled_from(["yes", "not now", "elsewhere"]), max_size=6)
+            ),
+            st.tuples(st.sampled_from(["answer", "lose", "release"]), st.none()),
+        ),
+        max_size=60,
+    )
+)
+def test_no_message_of_a_channel_arrives_after_a_later_one(steps: list[tuple[str, Any]]) -> None:
+    """And each is counted as published or dropped, or is still there, as long as its answer has arrived."""
+    queue = PublishQueue(1000, 10_000, slot_of)
+    replies: list[tuple[Outgoing, str]] = []
+    arrived: dict[bytes, list[int]] = {}
+    put = 0
+    closing = False
+    for step, detail in steps:
+        if step == "put":
+            put += 1
+            queue.put(detail, b"%d" % put)
+        elif step == "send" and not closing:
+            for reply in detail:
+                for message in queue.take(1 + len(replies), 10_000):
+                    replies.append((message, reply))
+                    numbers = arrived.setdefault(message.channel, [])
+                    if reply == "yes" and int(message.payload) not in numbers:
+                        numbers.append(int(message.payload))
+        elif step == "answer" and replies:
+            _, reply = replies.pop(0)
+            if reply == "yes":
+                queue.answered(taken=True)
+            elif reply == "elsewhere":
+                queue.give_back()
+            else:
+                queue.refused_for_now()
+                closing = True
+        elif step == "release" and not replies:
+            queue.release([ord("a"), ord("b")])
+        # Which of the messages have arrived is unknown if answers are lost. That is another matter.
+        unknown = any(reply != "yes" for _, reply in replies)
+        if (step == "lose" and not unknown) or (closing and not replies):
+            queue.connection_lost()
+            replies.clear()
+            closing = False
+        for numbers in arrived.values():
+            assert numbers == sorted(numbers)
+        assert queue.published + queue.dropped + len(queue) == put

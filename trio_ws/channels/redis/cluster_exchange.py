@@ -113,7 +113,8 @@ class ClusterExchange(Exchange):
         link = self._link
         if not kind:
             if verb is _SSUBSCRIBE and error_code(error) in CLOSING_ERRORS:
-                raise BrokerError(f"{link.shown} refused a subscription: {error_text(error)}")
+                self._close_soon(f"{link.shown} refused a subscription: {error_text(error)}")
+                return True
             return False
         if verb is self.QUESTION:
             link.owner.redirected_question(link, self.questions.popleft(), kind, target)

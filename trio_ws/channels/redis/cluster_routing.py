@@ -80,6 +80,7 @@ class ClusterRouting(Routing):
         self._again: set[Key] = set()  # to be subscribed when there is a new view
         self._doubted: set[int] = set()  # slots that are not at the node that had them
         self._in_transit: set[int] = set()  # slots whose messages are being moved to another link
+        self._settling: set[tuple[LinkState, int]] = set()  # slots whose messages a node has redirected
         self.links = [self._unrouted]
         self._connections = 0
         self._moving = trio.Lock()
@@ -119,7 +120,14 @@ class ClusterRouting(Routing):
     async def open(self) -> None:
         self._owners = [self._unrouted] * SLOTS
         self._epochs = [-1] * SLOTS
-        for state in (self._interrupted, self._refused, self._again, self._doubted, self._in_transit):
+        for state in (
+            self._interrupted,
+            self._refused,
+            self._again,
+            self._doubted,
+            self._in_transit,
+            self._settling,
+        ):
             state.clear()
         owners = await self._fetch()
         if len(owners) < SLOTS:
@@ -266,7 +274,8 @@ class ClusterRouting(Routing):
     def redirected(self, link: LinkState, slot: int, kind: str, target: Address | None) -> None:
         if kind == "MOVED":
             self._doubted.add(slot)
-        if link.queue.returned(slot) == 1:  # the first; later ones join it
+        if (link, slot) not in self._settling:
+            self._settling.add((link, slot))
             self._nursery.start_soon(self._settle, link, slot, kind, target, name="trio_ws redis slot")
 
     def redirected_question(
@@ -308,6 +317,7 @@ class ClusterRouting(Routing):
             await trio.sleep(_PAUSE)
         else:
             await trio.sleep(_PAUSE)
+        self._settling.discard((link, slot))
         if self._owners[slot] is link and slot not in self._in_transit:
             link.queue.release([slot])
             link.work.notify_all()

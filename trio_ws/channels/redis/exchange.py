@@ -7,6 +7,8 @@ Invariants:
   a connection therefore requires no cleanup.
 - Redis executes the commands in the order in which they are sent, and answers in this order. Subscriptions
   are sent first, so they are in effect before a history is read.
+- A connection on which something was refused that another one may accept is closed when all messages that
+  were sent are answered, so that it is known which of them are published. Nothing more is sent until then.
 """
 
 from __future__ import annotations
@@ -103,6 +105,7 @@ class Exchange:
         self._ping_sent = False
         self._unanswered: dict[bytes, Outgoing] = {}  # the last one of each channel with a history
         self._run: bytes | None = None  # identifies the run of the Redis process, once it is known
+        self._closing = ""  # why the connection is closed when the sent messages are answered
 
     async def run(self) -> str:
         """Read and write until the connection breaks, close it, and return the reason."""
@@ -147,6 +150,8 @@ class Exchange:
 
     def commands(self) -> bytes:
         """Return the commands to send now: first subscriptions, then messages."""
+        if self._closing:
+            return b""
         link, pending = self._link, self.pending_replies
         parts: list[bytes] = []
         self._take_subscriptions(parts)
@@ -329,6 +334,11 @@ class Exchange:
         return any(verb in (b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE") for verb, _ in self.pending_replies)
 
     def _answered(self, reply: Reply) -> None:
+        self._take_reply(reply)
+        if self._closing and not self._link.queue.has_unanswered:
+            raise BrokerError(self._closing)
+
+    def _take_reply(self, reply: Reply) -> None:
         link = self._link
         if not self.pending_replies:
             raise BrokerError(f"{link.shown} sent an unexpected reply: {reply!r:.200}")
@@ -347,7 +357,9 @@ class Exchange:
             if refused:
                 link.refused(f"a message: {error_text(reply)}", log=error_code(reply) not in CLOSING_ERRORS)
                 if error_code(reply) in CLOSING_ERRORS:
-                    raise BrokerError(link.problem)  # the message is queued again
+                    link.queue.refused_for_now()
+                    self._close_soon(link.problem)
+                    return
             link.answered(taken=not refused)
         elif verb is self.QUESTION:
             self._answered_question(reply)
@@ -361,7 +373,7 @@ class Exchange:
             if refused:
                 link.refused(f"{verb.decode()}: {error_text(reply)}")
                 if error_code(reply) in CLOSING_ERRORS:
-                    raise BrokerError(link.problem)
+                    self._close_soon(link.problem)
         elif not names:
             pass  # the answer to PING or ASKING
         elif not refused:
@@ -375,7 +387,12 @@ class Exchange:
 
     def _out_of_order(self) -> None:
         """Take a message back, because another one must be taken first."""
-        raise BrokerError(f"{self._link.shown} accepts messages again")
+        self._link.queue.refused_for_now()
+        self._close_soon(f"{self._link.shown} accepts messages again")
+
+    def _close_soon(self, reason: str) -> None:
+        """Close the connection when all messages that were sent are answered."""
+        self._closing = self._closing or reason
 
     def _redirected(self, verb: bytes, names: list[bytes], error: Exception) -> bool:
         """Whether an error says that another server must be asked."""
@@ -389,7 +406,8 @@ class Exchange:
             link.problem = f"{link.shown} refused to {question.purpose}: {error_text(reply)}"
             if error_code(reply) in CLOSING_ERRORS:
                 link.questions.appendleft(question)
-                raise BrokerError(link.problem)
+                self._close_soon(link.problem)
+                return
             question.fail(link.problem)
             return
         try:

@@ -1,10 +1,13 @@
 """Messages waiting to be published: a bounded queue that survives the loss of a connection.
 
 Invariants: a message is in exactly one state: waiting, sent and unanswered, counted as published, or counted
-as dropped. The bounds cover the first two states together. Messages that were unanswered when a connection
-broke return to their old place in the queue; receivers recognise duplicates by the sequence number. If
-messages of a channel with a history are dropped, one message with their number takes their place, unless the
-history keeps only the newest message.
+as dropped. The bounds cover the first two states together. Messages that were refused for now, or unanswered
+when a connection broke, return to their old place in the queue; receivers recognise duplicates by the
+sequence number. If messages of a channel with a history are dropped, one message with their number takes
+their place, unless the history keeps only the newest message.
+
+Messages of a channel are not published out of order. With a history, the server sees to that. Without one, a
+message that was refused for now is dropped if a later one of the channel may have been published.
 
 A server may accept a message and then fail, before the server that takes over has received it. Messages with
 a history are therefore remembered for a while after they were accepted, as far as the bounds leave room, and
@@ -127,6 +130,7 @@ class PublishQueue:
         self._max_bytes = max_bytes
         self._waiting: deque[Outgoing] = deque()
         self._sent: deque[Outgoing] = deque()
+        self._returned: list[Outgoing] = []  # refused for now, and kept until the connection is lost
         self._bytes = 0
         self._sent_bytes = 0
         self._sequence = 0
@@ -138,7 +142,7 @@ class PublishQueue:
         ] = {}  # channels whose losses are published before all waiting messages
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._sent) + len(self._losses_first) + self._held_items
+        return self._items + len(self._losses_first)
 
     @property
     def half_full(self) -> bool:
@@ -175,7 +179,7 @@ class PublishQueue:
 
     @property
     def _items(self) -> int:
-        return len(self._waiting) + len(self._sent) + self._held_items
+        return len(self._waiting) + len(self._sent) + len(self._returned) + self._held_items
 
     @property
     def _is_overfull(self) -> bool:
@@ -246,20 +250,53 @@ class PublishQueue:
         return message
 
     @property
+    def has_unanswered(self) -> bool:
+        """Whether messages are sent and unanswered."""
+        return bool(self._sent)
+
+    @property
     def first_sent(self) -> Outgoing:
         """The oldest message that is sent and unanswered."""
         return self._sent[0]
 
     def answered(self, *, taken: bool) -> None:
         """Record the answer of Redis to the oldest sent message: accepted or refused."""
-        message = self._sent.popleft()
-        self.answers += 1
+        message = self._pop_sent()
         self._bytes -= message.size
-        self._sent_bytes -= message.size
         if taken:
+            if message.history is None and (self._returned or self._held):
+                self._drop_overtaken(message.channel)
             self._accept(message)
         else:
             self._drop(message, 0)
+
+    def _pop_sent(self) -> Outgoing:
+        message = self._sent.popleft()
+        self.answers += 1
+        self._sent_bytes -= message.size
+        return message
+
+    def refused_for_now(self) -> None:
+        """Keep the oldest sent message for the next connection, or for the node that gets its slot."""
+        message = self._pop_sent()
+        self._returned.append(message)
+        if self._held:
+            self._hold_returned({self._slot_of(message.channel)})
+
+    def _drop_overtaken(self, channel: bytes) -> None:
+        """Drop what was refused of a channel without a history. A later message of it may be published."""
+        self._returned = self._without(channel, self._returned)
+        held = self._held.get(self._slot_of(channel)) if self._held else None
+        if held is not None:
+            before = len(held.returned)
+            held.returned = self._without(channel, held.returned)
+            self._held_items -= before - len(held.returned)
+
+    def _without(self, channel: bytes, messages: list[Outgoing]) -> list[Outgoing]:
+        kept = [one for one in messages if one.channel != channel or one.history is not None]
+        self.dropped += len(messages) - len(kept)
+        self._bytes -= sum(one.size for one in messages) - sum(one.size for one in kept)
+        return kept
 
     def _accept(self, message: Outgoing) -> None:
         self.published += not (message.lost or message.accepted)
@@ -320,8 +357,14 @@ class PublishQueue:
             self._bytes += message.size
 
     def connection_lost(self) -> None:
-        """Queue all unanswered messages again."""
+        """Queue all messages again that are unanswered, or were refused for now."""
         self.answers += len(self._sent)
+        if self._returned or self._held:
+            for message in self._sent:
+                if message.history is None:
+                    self._drop_overtaken(message.channel)
+        self._sent.extendleft(reversed(self._returned))
+        self._returned.clear()
         if self._held:
             for message in reversed(self._sent):
                 held = self._held.get(self._slot_of(message.channel))
@@ -338,13 +381,14 @@ class PublishQueue:
     def drop_all(self) -> int:
         """Drop all messages, and return their number."""
         held = [message for one in self._held.values() for message in one]
-        every = (*self._waiting, *self._sent, *held)
+        every = (*self._waiting, *self._sent, *self._returned, *held)
         count = sum(not (message.lost or message.accepted) for message in every)
         self._held.clear()
         self._held_items = 0
         self.dropped += count
         self._waiting.clear()
         self._sent.clear()
+        self._returned.clear()
         self._lost.clear()
         self._losses_first.clear()
         self._accepted.clear()
@@ -363,11 +407,6 @@ class PublishQueue:
         """The slots of the messages that wait."""
         return {self._slot_of(message.channel) for message in self._waiting}
 
-    def returned(self, slot: int) -> int:
-        """The number of messages of a held slot that were not executed."""
-        held = self._held.get(slot)
-        return len(held.returned) if held is not None else 0
-
     def hold(self, slots: Iterable[int]) -> None:
         """Send no messages of these slots until they are released."""
         added = {slot for slot in slots if slot not in self._held}
@@ -381,13 +420,25 @@ class PublishQueue:
         self._held_items += len(self._waiting) - len(kept)
         self._waiting = kept
 
+    def _hold_returned(self, slots: Container[int]) -> None:
+        """Hold what was refused for now, as far as its slot is held."""
+        kept = []
+        for message in self._returned:
+            slot = self._slot_of(message.channel)
+            held = self._held.get(slot) if slot in slots else None
+            if held is None:
+                kept.append(message)
+            else:
+                held.returned.append(message)
+                self._held_items += 1
+        self._returned = kept
+
     def give_back(self) -> int:
         """Hold the slot of the oldest sent message, which was not executed, and return the slot."""
-        message = self._sent.popleft()
-        self.answers += 1
-        self._sent_bytes -= message.size
+        message = self._pop_sent()
         slot = self._slot_of(message.channel)
         self.hold([slot])
+        self._hold_returned({slot})
         is_first_attempt = message.origin == self.origin and not (message.tried_elsewhere or message.accepted)
         if is_first_attempt and not message.is_packed:
             message = message._replace(sequence=0, origin=b"")
@@ -441,6 +492,7 @@ class PublishQueue:
         Those that were accepted are sent again there.
         """
         slots = set(slots)
+        self._hold_returned(slots)
         for slot in slots:
             held = self._held.pop(slot, None)
             if held is None:
