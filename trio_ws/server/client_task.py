@@ -1,7 +1,8 @@
 """Client tasks: the handling of each client of a server.
 
 A listener's task passes each client to a task of its own. This task reads the opening request, within
-``open_timeout``, makes a `WebSocket`, runs the target on it, and closes it.
+``open_timeout``, makes a `WebSocket`, runs the target on it, and closes it. Then it serves another client:
+starting a task takes a fifteenth of what opening and closing a connection takes.
 
 Invariants:
 
@@ -10,11 +11,14 @@ Invariants:
 - Exceptions that end the program, above all Ctrl+C in a handler, end the server in the same way as leaving
   its block: all peers receive a Close frame first.
 - Counters change in synchronous code only, so limits are exact.
+- Each client is served in a new context. A task that a handler has left in another state, such as in a cancel
+  scope, serves no other client.
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import socket
 import time
@@ -22,7 +26,16 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
-from trio.lowlevel import current_task, disable_ki_protection, enable_ki_protection
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    current_task,
+    disable_ki_protection,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 from trio_ws._nurseries import unwrap_exception_group
 from trio_ws.errors import ConnectionClosedError, MessageError, SubprotocolError
@@ -53,11 +66,12 @@ from trio_ws.wall import (
     close_of,
     ends_program,
     failures_in,
+    is_innermost,
     judged,
     log_failure,
     only_cancelled,
 )
-from trio_ws.websocket._notify import Notification
+from trio_ws.websocket._notify import Notification, ReusableOutcome
 from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.disconnect_watch import DisconnectWatch
@@ -85,6 +99,10 @@ logger = logger_for("trio_ws.server")
 
 #: All tasks of clients share it; trio would make a name for each.
 _TASK_NAME = "trio_ws client"
+#: The maximum number of tasks without a client that are kept for the next ones.
+_MAX_IDLE_TASKS = 64
+#: The context of these tasks, so that they keep nothing alive that a handler has set.
+_NO_CONTEXT = contextvars.Context()
 #: Close reason if the system cannot start another thread.
 _NO_THREAD = "no thread left"
 #: Close reason if the handler returned before the client was accepted.
@@ -166,9 +184,9 @@ class ClientTasks:
         self._known_requests = KnownRequests()
         if ssl_context is not None:
             note_server_names(ssl_context)
-        self._client_done = (
-            Notification()
-        )  # notified when a client has gone, or has finished its opening handshake
+        self._idle_tasks: list[Task] = []  # without a client, see `_serve_client`
+        # Notified when a client has gone, or has finished its opening handshake.
+        self._client_done = Notification()
         self._failure: BaseException | None = None
         self._access_log = AccessLog() if wants_access_log() else None
         # Set while the server runs.
@@ -188,7 +206,14 @@ class ClientTasks:
         self._clients += 1
         self._handshakes += 1
         self._shares.begin(client.share, client)
-        self._handlers.start_soon(self._serve_client, client, name=_TASK_NAME)
+        if self._idle_tasks:
+            task = self._idle_tasks.pop()
+            task.context = contextvars.copy_context()
+            next_client: ReusableOutcome[PendingClient] = ReusableOutcome()
+            next_client.value = client
+            reschedule(task, next_client)
+        else:
+            self._handlers.start_soon(self._serve_client, client, name=_TASK_NAME)
 
     def _has_room_for(self, client: PendingClient) -> bool:
         """Return whether another client may begin its opening handshake, and log a refusal."""
@@ -263,29 +288,48 @@ class ClientTasks:
 
     @enable_ki_protection
     async def _serve_client(self, client: PendingClient) -> None:
-        over = True
-        address, share = client.address, client.share
-        try:
+        """Serve a client, and then others for which `_accept_client` would start a task."""
+        while True:
+            over = reusable = True
+            address, share = client.address, client.share
             try:
-                opened = await self._open(client)
+                try:
+                    opened = await self._open(client)
+                finally:
+                    address, share = client.address, client.share
+                    del client
+                if opened is not None:
+                    ws, target = opened
+                    self._connections[ws] = True
+                    if self._access_log is not None:
+                        self._access_log.opened(ws)
+                    begin_opening(ws)
+                    handling = self._handle(ws, target)
+                    del opened, ws, target  # an idle connection would keep them
+                    over = await handling
+                    del handling
+            except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
+                self._task_failed(exc, address)
+                reusable = False
             finally:
-                address, share = client.address, client.share
-                del client
-            if opened is not None:
-                ws, target = opened
-                self._connections[ws] = True
-                if self._access_log is not None:
-                    self._access_log.opened(ws)
-                del opened
-                begin_opening(ws)
-                handling = self._handle(ws, target)
-                del target  # an idle connection would keep it
-                over = await handling
-        except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
-            self._task_failed(exc, address)
-        finally:
-            if over:
-                self._client_gone(share)
+                if over:
+                    self._client_gone(share)
+            task = current_task()
+            if (
+                not reusable
+                or len(self._idle_tasks) >= _MAX_IDLE_TASKS
+                # The handler has left a scope open, or a host has started this task elsewhere.
+                or not is_innermost(self._handlers.cancel_scope)
+            ):
+                return
+            task.context = _NO_CONTEXT
+            self._idle_tasks.append(task)
+            client = await wait_task_rescheduled(self._cancel_idle)
+
+    def _cancel_idle(self, _: RaiseCancelT) -> Abort:
+        """Cancel an idle task. All are cancelled together."""
+        self._idle_tasks.clear()
+        return Abort.SUCCEEDED
 
     def _client_gone(self, share: str | None) -> None:
         self._clients -= 1
