@@ -23,7 +23,7 @@ from trio_ws.server.http import HTTPResponse, as_response, encode_response
 from trio_ws.server.routing import Pattern
 from trio_ws.wall import judged, log_failure, traceback_of
 from trio_ws.websocket.closing import CONNECTING
-from trio_ws.websocket.internals import parts_of
+from trio_ws.websocket.internals import closing_of
 
 if TYPE_CHECKING:
     from trio_ws._types import PathParameters
@@ -99,7 +99,7 @@ class _Next:
 
     @enable_ki_protection
     async def __call__(self, ws: WebSocket) -> None:
-        if parts_of(ws).closing.state != CONNECTING and not ws.accepted:
+        if closing_of(ws).state != CONNECTING and not ws.accepted:
             return  # the client was refused
         if self._at < len(self._chain):
             await self._chain[self._at](ws, _Next(self._chain, self._at + 1, self._inner))

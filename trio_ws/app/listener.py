@@ -186,11 +186,10 @@ class MessageListener:
             if closing.state == CONNECTING:
                 await ws.accept()
             await reader.settled()
-            context = current_task().context
-            if finish_soon is not None:
-                context = finish_soon.shared(context)
+            when_over = None if finish_soon is None else finish_soon.detached(self)
+            context = current_task().context if when_over is None else when_over.context
             session = ListenerSession(self, ws, pool, arguments, context)
-            over = await session.run(None if finish_soon is None else finish_soon.detached(self))
+            over = await session.run(when_over)
         finally:
             if over:
                 await self._run_on_disconnect(ws)

@@ -30,7 +30,7 @@ from trio_ws.client.setup import ConnectionSetup
 from trio_ws.errors import ConnectionClosedError, ConnectionClosedLocallyError, ConnectionFailedError
 from trio_ws.logs import logger_for
 from trio_ws.wall import judged, log_failure, text_of
-from trio_ws.websocket.internals import close_for_application, closed_error, parts_of
+from trio_ws.websocket.internals import close_for_application, closed_error, closing_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -216,7 +216,7 @@ class ConnectionManager(StateTracker):
         error = closed_error(ws)
         if backoff is None or not self._is_retried(backoff, error):
             self._set_state("disconnected")
-            closing = parts_of(ws).closing
+            closing = closing_of(ws)
             self._end_streams(None if closing.ended_cleanly else closing.closed_error)
             return
         self._retries.disconnected(backoff)

@@ -30,6 +30,7 @@ from trio_ws.protocol.http import (
     encode_headers,
     http_response,
     is_token,
+    key_of,
     require_str,
 )
 from trio_ws.protocol.http_parser import GarbageError, HeadReader, HeadTooLongError
@@ -227,8 +228,7 @@ def accept_response(
         TypeError, ValueError: a subprotocol that was not offered, or an invalid header; the message says
             which.
     """
-    key = request.raw_values(b"sec-websocket-key")[0]
-    parts = [_ACCEPTED, generate_accept_token(key), b"\r\n"]
+    parts = [_ACCEPTED, generate_accept_token(key_of(request)), b"\r\n"]
     if subprotocol is None and extensions is None and not headers:
         parts.append(b"\r\n")
         return b"".join(parts)

@@ -169,11 +169,11 @@ class Request:
     """
 
     __slots__ = (
-        "_around_key",
         "_forwarded",
         "_head",
         "_json",
         "_path_params",
+        "_shared",
         "body",
         "client_address",
         "tls",
@@ -183,7 +183,7 @@ class Request:
         # One of the parsers has validated the head: a request line, then one CRLF-ended line per header,
         # unfolded, then an empty line.
         self._head = head  # or only the key, see `with_shared_head`
-        self._around_key: tuple[bytes, bytes] | None = None
+        self._shared: SharedHead | None = None
         self.body = body
         self._path_params = path_params
         self._forwarded: Forwarded | None = None
@@ -236,9 +236,9 @@ class Request:
     @property
     def head(self) -> bytes:
         """The request line and the headers unchanged, with the empty line that ends them."""
-        if self._around_key is None:
+        if self._shared is None:
             return self._head
-        return self._head.join(self._around_key)
+        return self._head.join((self._shared.before, self._shared.after))
 
     def _request_line(self) -> list[str]:
         head = self.head
@@ -265,6 +265,8 @@ class Request:
 
         ``%2F`` becomes ``/`` like any other escape. Use `target` if the difference matters.
         """
+        if self._shared is not None:
+            return self._shared.path
         return unquote(self._path_and_query().partition("?")[0])
 
     @property
@@ -454,17 +456,30 @@ def routed(request: Request, path_params: PathParameters, json: JSONAdapter | No
     request._json = json
 
 
-def with_shared_head(head: bytes, around_key: tuple[bytes, bytes]) -> Request:
-    """Return a request that keeps only its key, and the rest once for all requests with the same.
+class SharedHead(NamedTuple):
+    """The common part of requests that differ only in the value of ``Sec-WebSocket-Key``.
 
-    Args:
-        head: the head.
-        around_key: the parts of it before and after the value of ``Sec-WebSocket-Key``.
+    Attributes:
+        before: the part of their heads before that value.
+        after: the part after it.
+        path: their path.
     """
-    before, after = around_key
-    request = Request(head[len(before) : -len(after)])
-    request._around_key = around_key
+
+    before: bytes
+    after: bytes
+    path: str
+
+
+def with_shared_head(head: bytes, shared: SharedHead) -> Request:
+    """Return a request that keeps only its key, and the rest once for all requests with the same."""
+    request = Request(head[len(shared.before) : -len(shared.after)])
+    request._shared = shared
     return request
+
+
+def key_of(request: Request) -> bytes:
+    """Return the value of ``Sec-WebSocket-Key`` of a handshake."""
+    return request.raw_values(b"sec-websocket-key")[0] if request._shared is None else request._head
 
 
 def forwarded_as(request: Request, forwarded: Forwarded) -> None:

@@ -18,7 +18,7 @@ from trio_ws.channels.subscription import check_policy
 from trio_ws.errors import SubscriptionError, check_close
 from trio_ws.rpc.expiry import check_expiry, watch_expiry
 from trio_ws.websocket.closing import CONNECTING
-from trio_ws.websocket.internals import options_of, parts_of, release_opening
+from trio_ws.websocket.internals import closing_of, options_of, release_opening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
@@ -226,7 +226,7 @@ class ClientConnection(Generic[State]):
         Raises:
             ConnectionClosedError: the client has left.
         """
-        if parts_of(self._ws).closing.state == CONNECTING:
+        if closing_of(self._ws).state == CONNECTING:
             await self._ws.accept(headers=headers)
         if self._session is None and self._on_accept is not None and self._ws.connected:
             self._on_accept()
@@ -262,7 +262,7 @@ class ClientConnection(Generic[State]):
         """
         check_close(code, reason)
         release_opening(self._ws)  # so that on_connect is not cancelled if it closes the connection
-        if parts_of(self._ws).closing.state == CONNECTING:
+        if closing_of(self._ws).state == CONNECTING:
             await self._ws.reject(403)
         elif self._session is None:
             await self._ws.close(code, reason)

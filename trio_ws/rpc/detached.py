@@ -51,11 +51,8 @@ class FinishSoon:
     def __call__(self, context: contextvars.Context, ws: WebSocket, rest: Finish) -> None:
         context.run(self._start, ws, rest)
 
-    def shared(self, context: contextvars.Context) -> contextvars.Context:
-        """Return one context for all tasks that have set no variable, or else ``context`` itself.
-
-        Nothing may run in the first one but plain functions that are short.
-        """
+    def _share(self, context: contextvars.Context) -> contextvars.Context:
+        """Return one context for all tasks that have set no variable, or else ``context`` itself."""
         mine = self._context
         same = len(context) == len(mine) and all(
             context.get(variable, mine) is value for variable, value in mine.items()
@@ -64,7 +61,7 @@ class FinishSoon:
 
     def detached(self, finisher: Finisher) -> Detached:
         """Return the callback for the end of a connection. It must be called in the connection's own task."""
-        context = self.shared(current_task().context)
+        context = self._share(current_task().context)
         if context is not self._context:
             return Detached(self, context, finisher)
         found = self._shared.get(id(finisher))
@@ -82,18 +79,21 @@ class Detached:
         finish_soon: starts the task.
         context: the context of that task.
         finisher: its ``_finish`` is awaited in the task.
+
+    Attributes:
+        context: the same. Nothing may run in it but plain functions that are short.
     """
 
-    __slots__ = ("_context", "_finish_soon", "_finisher")
+    __slots__ = ("_finish_soon", "_finisher", "context")
 
     def __init__(self, finish_soon: FinishSoon, context: contextvars.Context, finisher: Finisher) -> None:
         self._finish_soon = finish_soon
-        self._context = context
+        self.context = context
         self._finisher = finisher
 
     def __call__(self, ws: WebSocket, connection: object) -> None:
         rest = functools.partial(self._finisher._finish, connection)
-        self._finish_soon(self._context, ws, rest)
+        self._finish_soon(self.context, ws, rest)
 
     def finish(self, ws: WebSocket) -> None:
         """Finish a connection without a task. It is closed, and no code of the application has to run."""

@@ -64,7 +64,14 @@ from trio_ws.schema.document import discovered, discovery_schema
 from trio_ws.wall import judged, log_failure
 from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.frame_log import log_extra
-from trio_ws.websocket.internals import hold_opening, let_in, offer_first, options_of, parts_of
+from trio_ws.websocket.internals import (
+    closing_of,
+    hold_opening,
+    let_in,
+    offer_first,
+    options_of,
+    reader_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -421,7 +428,7 @@ class WebSocketHandler(Generic[State]):
             raise
         object.__setattr__(connection, "_on_accept", None)
         let_in(ws)
-        if not ws.accepted and parts_of(ws).closing.closed_locally:
+        if not ws.accepted and closing_of(ws).closed_locally:
             return True  # on_connect has rejected the client
         over = True
         try:
@@ -441,9 +448,9 @@ class WebSocketHandler(Generic[State]):
         *,
         debug: bool,
     ) -> bool:
-        if parts_of(ws).closing.state == CONNECTING:
+        if closing_of(ws).state == CONNECTING:
             await ws.accept()
-        await parts_of(ws).reader.settled()
+        await reader_of(ws).settled()
         session = session_of(connection)
         if session is None:
             if not ws.connected:

@@ -18,7 +18,7 @@ from trio_ws.client.connect import take_socket
 from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.handshake import around_key, check_upgrade, origin_allowed
 from trio_ws.protocol.hosts import host_allowed, host_name, is_local_name, is_not_from_browser
-from trio_ws.protocol.http import HTTPError, Request, http_response, with_shared_head
+from trio_ws.protocol.http import HTTPError, Request, SharedHead, http_response, with_shared_head
 from trio_ws.protocol.proxy_protocol import ProxyHeader
 from trio_ws.systems import AF_UNIX
 from trio_ws.wall import judged, log_failure
@@ -228,7 +228,7 @@ class KnownRequests:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[tuple[bytes, bytes], bool], tuple[bytes, bytes]] = {}  # the oldest first
+        self._known: dict[tuple[tuple[bytes, bytes], bool], SharedHead] = {}  # the oldest first
 
     def get(self, head: bytes, *, loopback: bool) -> Request | None:
         """Return the request if it is known. It shares its head with the others."""
@@ -243,7 +243,7 @@ class KnownRequests:
             return
         if len(self._known) >= _MOST_KNOWN:
             del self._known[next(iter(self._known))]
-        self._known[parts, loopback] = parts
+        self._known[parts, loopback] = SharedHead(*parts, Request(head).path)
 
 
 def read_now(transport: SocketTransport) -> bytes | None:

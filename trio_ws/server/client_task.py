@@ -76,7 +76,13 @@ from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.disconnect_watch import DisconnectWatch
 from trio_ws.websocket.frame_log import log_extra
-from trio_ws.websocket.internals import begin_opening, close_for_shutdown, end_opening, parts_of
+from trio_ws.websocket.internals import (
+    begin_opening,
+    close_for_shutdown,
+    closing_of,
+    end_opening,
+    reader_of,
+)
 from trio_ws.websocket.sockets import LINK_ERRORS, close_forcefully, shut_down
 from trio_ws.websocket.tls import note_server_names
 from trio_ws.websocket.transport import SocketTransport, peer_of
@@ -345,16 +351,16 @@ class ClientTasks:
         except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
             self._task_failed(exc, ws.remote_address)
         finally:
-            self._client_gone(self._share_of(parts_of(ws).reader.transport.peer_address))
+            self._client_gone(self._share_of(reader_of(ws).transport.peer_address))
 
     def _forget_client(self, ws: WebSocket) -> None:
         """Do the same for a connection that is closed, and of which nothing is left to do."""
         self._connection_over(ws)
-        self._client_gone(self._share_of(parts_of(ws).reader.transport.peer_address))
+        self._client_gone(self._share_of(reader_of(ws).transport.peer_address))
 
     def _connection_over(self, ws: WebSocket) -> None:
         self._connections.pop(ws, None)
-        parts_of(ws).closing.abort(None)
+        closing_of(ws).abort(None)
         if self._access_log is not None:
             self._access_log.closed(ws)
 
@@ -372,7 +378,7 @@ class ClientTasks:
     def _abort_without_task(self) -> None:
         """Abort connections without a task, which cannot be cancelled with the others."""
         for ws in [ws for ws, has_task in self._connections.items() if not has_task]:
-            parts_of(ws).closing.abort(None)
+            closing_of(ws).abort(None)
 
     async def _open(self, client: PendingClient) -> tuple[WebSocket, ServeFunction] | None:
         """Make a WebSocket of an opening request, with its target. Return None after an HTTP response."""
@@ -599,17 +605,17 @@ class ClientTasks:
                     if current_task().child_nurseries:
                         await close_nurseries("a handler")
                     end_opening(ws, None)
-                    if over and parts_of(ws).closing.state == CONNECTING:
+                    if over and closing_of(ws).state == CONNECTING:
                         reason = _NOT_ACCEPTED
             except BaseException as exc:  # noqa: BLE001 - classified in _close_code_for
                 code, reason = self._close_code_for(ws, exc)
-            if code == 1011 and parts_of(ws).closing.state == CONNECTING:
+            if code == 1011 and closing_of(ws).state == CONNECTING:
                 await ws.reject(500)
-            if reason == _NO_SUBPROTOCOL and parts_of(ws).closing.state == CONNECTING:
+            if reason == _NO_SUBPROTOCOL and closing_of(ws).state == CONNECTING:
                 await ws.reject(400, (), f"{_NO_SUBPROTOCOL}\n")
-            if reason == _NOT_ACCEPTED and parts_of(ws).closing.state == CONNECTING:
+            if reason == _NOT_ACCEPTED and closing_of(ws).state == CONNECTING:
                 await ws.reject(403, (), f"{_NOT_ACCEPTED}\n")
-            if reason == _NO_THREAD and parts_of(ws).closing.state == CONNECTING:
+            if reason == _NO_THREAD and closing_of(ws).state == CONNECTING:
                 await ws.reject(503, [("Retry-After", "1")], f"{_NO_THREAD}\n")
             if over and not ws.closed:
                 await ws.close(code, reason)
@@ -650,7 +656,7 @@ class ClientTasks:
         if (
             len(failures) == 1
             and isinstance(failures[0], SubprotocolError)
-            and parts_of(ws).closing.state == CONNECTING
+            and closing_of(ws).state == CONNECTING
         ):
             logger.warning("refused a client at %s: %s", shown(ws.path), failures[0], extra=log_extra(ws))
             return 1002, _NO_SUBPROTOCOL

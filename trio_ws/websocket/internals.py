@@ -29,6 +29,7 @@ __all__ = [
     "close_for_application",
     "close_for_shutdown",
     "closed_error",
+    "closing_of",
     "deflate_of",
     "end_opening",
     "hold_opening",
@@ -42,6 +43,7 @@ __all__ = [
     "options_of",
     "parts_of",
     "post",
+    "reader_of",
     "release_opening",
     "send",
     "wait_for_room",
@@ -64,6 +66,16 @@ def parts_of(ws: WebSocket) -> Parts:
     return Parts(ws._closing, ws._reader, ws._receive_buffer, ws._write_buffer, ws._liveness, ws._options)
 
 
+def closing_of(ws: WebSocket) -> ClosingHandshake:
+    """Return the closing handshake of a WebSocket, which takes a sixth of the time of all parts."""
+    return ws._closing
+
+
+def reader_of(ws: WebSocket) -> Reader:
+    """Return the reader of a WebSocket."""
+    return ws._reader
+
+
 def options_of(ws: WebSocket) -> Options:
     """Return the options of a WebSocket."""
     return ws._options
@@ -71,7 +83,7 @@ def options_of(ws: WebSocket) -> Options:
 
 def closed_error(ws: WebSocket) -> ConnectionClosedError:
     """Return the error for methods that need an open connection, after it was closed."""
-    return parts_of(ws).closing.closed_error()
+    return closing_of(ws).closed_error()
 
 
 def close_for_application(ws: WebSocket, code: int, reason: str) -> None:
@@ -149,7 +161,7 @@ def begin_opening(ws: WebSocket) -> None:
     opening = opening_of(ws)
     if opening is not None:
         opening.begin()
-        parts_of(ws).reader.watch_soon()
+        reader_of(ws).watch_soon()
 
 
 def end_opening(ws: WebSocket, exc: BaseException | None) -> bool:

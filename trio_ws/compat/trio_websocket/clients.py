@@ -30,7 +30,7 @@ from trio_ws.compat.trio_websocket.exceptions import (
     HandshakeError,
 )
 from trio_ws.errors import ConnectionFailedError, HandshakeRejectedError
-from trio_ws.websocket.internals import parts_of
+from trio_ws.websocket.internals import closing_of
 from trio_ws.websocket.runtime import open_runtime
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def _connect(
         if isinstance(exc, ConnectionFailedError):
             raise HandshakeError(str(exc)) from exc
         raise
-    parts_of(ws).closing.answers_over = queue_size
+    closing_of(ws).answers_over = queue_size
     runtime.nursery.start_soon(_end_with, ws, ended)
     return WebSocketConnection(ws, settings.get("stream"), is_client=True)
 

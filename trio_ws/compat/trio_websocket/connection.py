@@ -13,7 +13,7 @@ from trio_ws.compat.trio_websocket.exceptions import CloseReason, ConnectionClos
 from trio_ws.errors import ConnectionClosedError, check_close
 from trio_ws.options import Options
 from trio_ws.server.wrap import wrap_stream
-from trio_ws.websocket.internals import close_for_application, closed_error, parts_of
+from trio_ws.websocket.internals import close_for_application, closed_error, closing_of, parts_of
 from trio_ws.websocket.message import WebSocketMessage
 
 if TYPE_CHECKING:
@@ -310,7 +310,7 @@ class WebSocketRequest:
         self._answered.set()
         await _written(self._ws)
         # From now on. A Close frame that has arrived by now is answered after the messages before it.
-        parts_of(self._ws).closing.answers_over = self._queue_size
+        closing_of(self._ws).answers_over = self._queue_size
         return self._connection
 
     async def reject(
