@@ -10,7 +10,19 @@ import trio
 
 from tests.support.asgi import hosting, http_scope, websocket_scope
 from tests.support.serving import all_tasks
-from trio_ws import App, ASGIApp, BlockingWebSocket, HTTPResponse, Options, Request, WebSocket
+from trio_ws import (
+    App,
+    ASGIApp,
+    BlockingWebSocket,
+    ClientConnection,
+    HTTPResponse,
+    Options,
+    Request,
+    WebSocket,
+    WebSocketHandler,
+)
+from trio_ws.codecs.base import Request as Call
+from trio_ws.codecs.packets import TrioWSCodec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -232,3 +244,25 @@ async def test_a_page_and_a_websocket_at_one_path(autojump_clock: MockClock) -> 
     async with hosting(app, websocket_scope()) as host:
         pass
     assert text_of(host.sent[1]) == "a message"
+
+
+async def test_a_handler_calls_its_client_through_the_host(autojump_clock: MockClock) -> None:
+    """The host makes the frames, so a request is a message as it is."""
+    results: list[Any] = []
+
+    class Asking(WebSocketHandler[Any]):
+        async def on_connect(self, connection: ClientConnection[Any]) -> None:
+            await connection.accept()
+            results.append(await connection.call("twice", 21))
+
+    codec = TrioWSCodec()
+    async with hosting(ASGIApp(Asking), websocket_scope(subprotocols=["trio-ws.v1"])) as host:
+        await host.receive_event("websocket.accept")
+        asked = codec.decode((await host.receive_event("websocket.send"))["bytes"]).rpc
+        assert isinstance(asked, Call)
+        assert (asked.method, asked.args) == ("twice", [21])
+        await host.send_event("websocket.receive", bytes=codec.result(asked, 42))
+        await host.send_event("websocket.receive", bytes=codec.request("1", "missing", (1,)))
+        await host.receive_event("websocket.send")
+        await host.send_event("websocket.disconnect", code=1000)
+    assert results == [42]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from trio_ws.codecs.base import DecodeError, Packet, PacketSource, PlainCalls, Request, Response
 from trio_ws.codecs.packets import TrioWSCodec, TrioWSJSONCodec, WebshocketCodec
+from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.framing import server_frame
 from trio_ws.protocol.masking import extension
 
@@ -43,9 +45,14 @@ nearly = st.dictionaries(
     st.just(5)
     | scalars
     | st.dictionaries(
-        st.sampled_from(["type", "method", "args", "kwargs", "call_id", "response", "error", "nested"]),
-        st.sampled_from(["request", "response", "add"]) | trees,
-        max_size=8,
+        st.sampled_from(
+            [
+                *("type", "method", "args", "kwargs", "call_id", "response", "error", "nested"),
+                *("is_stream", "is_end", "error_data"),
+            ]
+        ),
+        st.sampled_from(["request", "response", "add", None, False]) | trees,
+        max_size=9,
     ),
     max_size=3,
 )
@@ -89,6 +96,17 @@ def test_a_response_with_a_scalar_is_plain(call_id: str, value: Value) -> None:
     payload = CODEC.result(Request("", call_id=f"{call_id}/1"), value)
     assert agrees(payload)
     assert not agrees(payload[:-1])
+
+
+@ONLY_C
+@given(ids, scalars)
+def test_a_response_of_webshocket_is_plain(call_id: str, value: Value) -> None:
+    """webshocket 0.5.2 writes the fields of a response that have their defaults, too."""
+    rpc = {"type": "response", "call_id": call_id, "response": value}
+    assert agrees(encode({"source": 5, "rpc": rpc | {"error": None, "is_stream": False, "is_end": False}}))
+    for different in {"error": 1}, {"is_stream": True}, {"is_end": True}, {"is_stream": None}:
+        payload = encode({"source": 5, "rpc": rpc | different})
+        assert plain_calls().read(payload) is None
 
 
 @given(names, st.lists(trees, min_size=1, max_size=4), ids)
@@ -151,6 +169,97 @@ def test_a_result_is_framed_as_in_general(call_id: str, value: Value) -> None:
     plain = plain_calls()
     general = CODEC.result(Request("", call_id=call_id), value)
     assert plain.frame(call_id, plain.encode(value)) == server_frame(0x82, general)
+
+
+@ONLY_C
+@given(names, st.lists(trees, min_size=1, max_size=4).map(tuple), ids, st.sampled_from([b"", b"key!"]))
+@example("m" * 256, ("x" * 70_000,), "1", b"key!")
+@example("m" * 40, (1,), "i" * 256, b"")
+def test_a_request_is_framed_as_in_general(method: str, args: tuple[Value], call_id: str, key: bytes) -> None:
+    plain = plain_calls()
+    general = CODEC.request(call_id, method, args)
+    assert plain.request_frame(method, plain.encode(args), call_id, key) == whole_frame(0x82, general, key)
+
+
+class Pending:
+    """A call that waits."""
+
+    value: Response
+
+
+others = st.sampled_from(
+    [
+        "text",
+        b"",
+        CODEC.request("1", "add", (1,)),
+        CODEC.result(Request("", call_id="unknown"), 1),
+        CODEC.result(Request("", call_id="2"), [1]),
+        CODEC.result(Request("", call_id="3"), "x" * 1000),
+        CODEC.error(Request("", call_id="1"), -32000, "failed"),
+        CODEC.item(Request("", call_id="1"), 1),
+    ]
+)
+answers = st.builds(
+    lambda number, value: CODEC.result(Request("", call_id=str(number)), value), st.integers(1, 6), scalars
+)
+
+
+@ONLY_C
+@given(st.lists(answers | others, max_size=12), st.integers(0, 14))
+def test_responses_are_taken_up_to_the_first_that_is_not_plain_and_pending(
+    messages: list[str | bytes], most: int
+) -> None:
+    waiting = deque(messages)
+    calls = {str(number): Pending() for number in range(1, 6)}
+    pending = dict(calls)
+    taken = plain_calls().take_responses(waiting, pending, Response, 1000, most)
+    assert len(taken) <= most
+    assert list(waiting) == messages[len(taken) :]
+    gone = []
+    for message, call in zip(messages, taken, strict=False):
+        response = CODEC.decode(message).rpc
+        assert isinstance(response, Response)
+        assert call is calls[response.call_id]
+        assert repr(call.value) == repr(response)
+        gone.append(response.call_id)
+    assert len(set(gone)) == len(gone)
+    assert pending.keys() == calls.keys() - set(gone)
+    if waiting and len(taken) < most:
+        found = plain_calls().read(waiting[0]) if len(waiting[0]) < 1000 else None
+        assert found is None or found[0] is not None or found[2] not in pending
+
+
+@ONLY_C
+def test_no_response_is_lost_where_a_call_cannot_take_it() -> None:
+    """The first that fails raises; after others, they are returned, and the next call raises."""
+    payloads = [CODEC.result(Request("", call_id=str(number)), 1) for number in range(3)]
+    pending: dict[str, Any] = {"0": Pending(), "1": object(), "2": Pending()}
+    waiting = deque[str | bytes](payloads)
+    take = plain_calls().take_responses
+    assert len(take(waiting, pending, Response, 1000, 9)) == 1
+    with pytest.raises(AttributeError):
+        take(waiting, pending, Response, 1000, 9)
+    assert list(waiting) == payloads[1:]
+    assert list(pending) == ["1", "2"]
+    with pytest.raises(TypeError):
+        take(waiting, [], Response, 1000, 9)  # type: ignore[arg-type]
+
+
+@ONLY_C
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (0x82, b"", b"", b"", b"", "m", b"", "1"),
+        (0x82, b"", b"", b"", b"", "m", b"", "1", b"key"),
+        (0x82, b"", b"", b"", b"", "m", b"", "1", ""),
+        (0x82, b"", b"", b"", b"", b"m", b"", "1", b""),
+        (0x82, b"", b"", b"", b"", "m", "", "1", b""),
+    ],
+)
+def test_wrong_arguments_of_requests_are_refused(arguments: tuple[object, ...]) -> None:
+    assert extension is not None
+    with pytest.raises(TypeError):
+        extension.request_frame(*arguments)
 
 
 @ONLY_C

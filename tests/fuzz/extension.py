@@ -104,6 +104,14 @@ def check(module: ModuleType, payload: bytes, key: bytes) -> bool:
     # As text, in which NaN equals itself.
     assert repr(CODEC.decode(payload)) == repr(Packet(PacketSource.RPC, rpc=rpc))
     assert module.result_frame(0x82, b"before", b"", b"after", call_id, payload)
+    parts = b"start", b"", b"before_id", b"end"
+    assert module.request_frame(0x82, *parts, "method", payload, call_id, key)
+    if method is None:
+        waiting = types.SimpleNamespace()
+        messages, pending = deque([payload] * 2), {call_id: waiting, "other": None}
+        assert module.take_responses(messages, pending, Response, len(payload) + 1, 2) == [waiting]
+        assert repr(waiting.value) == repr(rpc)
+        assert (list(messages), list(pending)) == ([payload], ["other"])
     return True
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import functools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from trio_ws._types import JSONObject, NamedValues, Value
 from trio_ws.errors import PacketError
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Mapping, Sequence
 
     from trio_ws.ledger import MemoryLedger
@@ -51,6 +52,8 @@ __all__ = [
     "Response",
     "path_in",
 ]
+
+PendingT = TypeVar("PendingT")
 
 # Reserved methods. Requests to these have no response.
 ABORT = "__abort__"
@@ -245,19 +248,42 @@ class DecodeError(PacketError):
         self.packets = packets
 
 
+class TakeResponses(Protocol):
+    """The type of `PlainCalls.take_responses`."""
+
+    def __call__(
+        self,
+        messages: deque[str | bytes],
+        pending: dict[str, PendingT],
+        response: type[Response],
+        limit: int,
+        most: int,
+        /,
+    ) -> list[PendingT]:
+        """Take responses. ``pending`` are calls with an attribute ``value``."""
+        raise NotImplementedError
+
+
 class PlainCalls(NamedTuple):
     """A fast path of a codec for calls whose requests have nothing but a method, scalar arguments and an id.
 
     Attributes:
         read: returns method, arguments and id of such a request; None, result and id of a response with a
             scalar; None for any other message.
-        encode: encodes a result.
+        encode: encodes a result, or the arguments of a request.
         frame: returns the frame without a mask for an id and an encoded result, which is not null.
+        request_frame: returns the frame for a method, its encoded arguments, which are not empty, an id, and
+            the key of the mask or b"".
+        take_responses: removes plain responses to pending calls from the start of a deque of messages, and
+            those calls from their dict, and returns these calls. It stops after a number of them, and at any
+            other message, and at one of a number of bytes.
     """
 
     read: Callable[[str | bytes], tuple[str | None, Value, str] | None]
     encode: Callable[[Value], bytes]
     frame: Callable[[str, bytes], bytes]
+    request_frame: Callable[[str, bytes, str, bytes], bytes]
+    take_responses: TakeResponses
 
 
 class Codec(ABC):

@@ -134,9 +134,13 @@ class PacketCodec(Codec):
         self._item_parts = FIN | BINARY, start, middle, whole[value_at + len(null) :]
         self.plain_calls = None
         if encode is _to_msgpack and extension is not None:
-            parts = FIN | BINARY, self._before, self._between, self._after
+            first = FIN | BINARY
             self.plain_calls = PlainCalls(
-                extension.plain_call, encode, functools.partial(extension.result_frame, *parts)
+                extension.plain_call,
+                encode,
+                functools.partial(extension.result_frame, first, self._before, self._between, self._after),
+                functools.partial(extension.request_frame, first, *self._request_parts),
+                extension.take_responses,
             )
 
     def decode(self, payload: str | bytes) -> Packet:

@@ -61,7 +61,7 @@ enum { WRITE_BUFFER, RECEIVE_BUFFER, SENDS, MESSAGES, SIZE, LIMIT, SCHEDULED, PA
 
 /* The state of the module, one for each interpreter. */
 typedef struct {
-    PyObject *append, *task, *text, *binary, *buffer; /* "append", "task", "text", "binary", "buffer" */
+    PyObject *append, *task, *popleft, *value, *text, *binary, *buffer; /* texts */
     PyTypeObject *next_method, *next_message;
     slot places[PLACES]; /* from watch_connection */
     /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
@@ -89,6 +89,24 @@ xor_words(char *restrict out, const char *restrict in, Py_ssize_t size, const ch
     }
     for (; i < size; i++)
         out[i] = in[i] ^ twice[i & 3];
+}
+
+/* The same in place, for the small payloads that are made of parts. */
+static void
+xor_here(char *data, Py_ssize_t size, const char *key)
+{
+    char twice[8] = {key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]};
+    uint64_t keys, word;
+    Py_ssize_t i = 0;
+
+    memcpy(&keys, twice, 8);
+    for (; i + 8 <= size; i += 8) {
+        memcpy(&word, data + i, 8);
+        word ^= keys;
+        memcpy(data + i, &word, 8);
+    }
+    for (; i < size; i++)
+        data[i] ^= twice[i & 3];
 }
 
 PyDoc_STRVAR(mask_doc, "mask($module, data, key, /)\n--\n\n"
@@ -640,7 +658,7 @@ take_args(cursor *c)
 static int
 take_rpc(cursor *c, PyObject *call[3])
 {
-    enum { METHOD, VALUE, CALL_ID, TYPE, KWARGS };
+    enum { METHOD, VALUE, CALL_ID, TYPE, KWARGS, NO_ERROR, NO_STREAM, NO_END };
     unsigned int seen = 0;
     int count, is_response = 0, has_args = 0, has_slash = 0;
     const char *text;
@@ -655,13 +673,15 @@ take_rpc(cursor *c, PyObject *call[3])
             return 0;
         is_args = IS("args");
         key = IS("type") ? TYPE : IS("method") ? METHOD : is_args || IS("response") ? VALUE
-            : IS("call_id") ? CALL_ID : IS("kwargs") ? KWARGS : -1;
+            : IS("call_id") ? CALL_ID : IS("kwargs") ? KWARGS : IS("error") ? NO_ERROR
+            : IS("is_stream") ? NO_STREAM : IS("is_end") ? NO_END : -1;
         if (key < 0 || seen & 1u << key)
             return 0;
         seen |= 1u << key;
-        if (key == KWARGS) {
-            if (c->at == c->end || *c->at++ != 0x80)
-                return 0; /* not empty */
+        if (key >= KWARGS) {
+            /* An empty map, nil, or false: what webshocket writes where we write nothing. */
+            if (c->at == c->end || *c->at++ != (key == KWARGS ? 0x80 : key == NO_ERROR ? 0xC0 : 0xC2))
+                return 0;
             continue;
         }
         if (key == VALUE) {
@@ -700,6 +720,34 @@ take_rpc(cursor *c, PyObject *call[3])
     return call[VALUE] != NULL;
 }
 
+/* Read a payload into call, as take_rpc does. Return 0 if it is not a plain call. */
+static int
+take_call(PyObject *payload, PyObject *call[3])
+{
+    int source = 0, rpc = 0;
+    const char *text;
+    Py_ssize_t size;
+    cursor c;
+
+    if (!PyBytes_Check(payload))
+        return 0;
+    c.at = (const unsigned char *)PyBytes_AS_STRING(payload);
+    c.end = c.at + PyBytes_GET_SIZE(payload);
+    if (c.at == c.end || *c.at++ != 0x82)
+        return 0;
+    for (int i = 0; i < 2; i++) {
+        if (!take_text(&c, &text, &size))
+            return 0;
+        if (IS("source") && !source && c.at < c.end && *c.at++ == 5)
+            source = 1;
+        else if (IS("rpc") && !rpc && take_rpc(&c, call))
+            rpc = 1;
+        else
+            return 0;
+    }
+    return c.at == c.end;
+}
+
 PyDoc_STRVAR(plain_call_doc,
              "plain_call($module, payload, /)\n--\n\n"
              "Return (method, args, call_id) of a request without anything else, whose args are numbers, texts,\n"
@@ -710,26 +758,8 @@ static PyObject *
 plain_call(PyObject *module, PyObject *payload)
 {
     PyObject *call[3] = {NULL, NULL, NULL}, *found = NULL;
-    int source = 0, rpc = 0, plain;
-    const char *text;
-    Py_ssize_t size;
-    cursor c;
 
-    if (!PyBytes_Check(payload))
-        Py_RETURN_NONE;
-    c.at = (const unsigned char *)PyBytes_AS_STRING(payload);
-    c.end = c.at + PyBytes_GET_SIZE(payload);
-    plain = c.at < c.end && *c.at++ == 0x82;
-    for (int i = 0; plain && i < 2; i++) {
-        plain = take_text(&c, &text, &size);
-        if (plain && IS("source") && !source)
-            source = plain = c.at < c.end && *c.at++ == 5;
-        else if (plain && IS("rpc") && !rpc)
-            rpc = plain = take_rpc(&c, call);
-        else
-            plain = 0;
-    }
-    if (plain && c.at == c.end)
+    if (take_call(payload, call))
         found = PyTuple_Pack(3, call[0], call[1], call[2]);
     else if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
         PyErr_Clear();
@@ -740,6 +770,151 @@ plain_call(PyObject *module, PyObject *payload)
     return found;
 }
 
+/* Take the response that comes first, if it is plain and its call is pending. Return 1 then, 0 if it is left where it
+   is, and -1 with an exception. */
+static int
+take_response(module_state *state, PyObject *messages, PyObject *pending, PyObject *type, Py_ssize_t limit,
+              PyObject *taken)
+{
+    PyObject *message = PySequence_GetItem(messages, 0), *call[3] = {NULL, NULL, NULL}, *waiting, *response = NULL;
+    int found = -1;
+
+    if (message == NULL)
+        return -1;
+    if (!PyBytes_Check(message) || PyBytes_GET_SIZE(message) >= limit || !take_call(message, call) ||
+        call[0] != Py_None)
+        found = PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_UnicodeDecodeError) ? -1 : 0;
+    else if ((waiting = PyDict_GetItemWithError(pending, call[2])) == NULL)
+        found = PyErr_Occurred() ? -1 : 0;
+    else {
+        PyObject *const fields[2] = {call[2], call[1]};
+        PyObject *gone = NULL;
+
+        /* In this order, no response is lost where there is no memory. */
+        Py_INCREF(waiting);
+        if ((response = PyObject_Vectorcall(type, fields, 2, NULL)) != NULL &&
+            PyObject_SetAttr(waiting, state->value, response) == 0 && PyList_Append(taken, waiting) == 0 &&
+            PyDict_DelItem(pending, call[2]) == 0 &&
+            (gone = PyObject_CallMethodNoArgs(messages, state->popleft)) != NULL)
+            found = 1;
+        Py_XDECREF(gone);
+        Py_DECREF(waiting);
+    }
+    if (found == 0)
+        PyErr_Clear();
+    Py_DECREF(message);
+    Py_XDECREF(response);
+    for (int i = 0; i < 3; i++)
+        Py_XDECREF(call[i]);
+    return found;
+}
+
+PyDoc_STRVAR(take_responses_doc,
+             "take_responses($module, messages, pending, response_type, limit, most, /)\n--\n\n"
+             "Remove plain responses to pending calls from the start of a deque of messages, and those calls from\n"
+             "their dict. The value of each call becomes a response of the given type. Return the calls in a list. Stop\n"
+             "after `most`, and at any other message, and at one of `limit` bytes; session.py decides about these.");
+
+static PyObject *
+take_responses(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Py_ssize_t limit, most, waiting;
+    PyObject *taken;
+    int found = 1;
+
+    if (count != 5 || !PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "take_responses() takes a deque, a dict, a class and two numbers");
+        return NULL;
+    }
+    limit = PyLong_AsSsize_t(args[3]);
+    most = PyLong_AsSsize_t(args[4]);
+    waiting = PyErr_Occurred() ? -1 : PyObject_Size(args[0]);
+    taken = waiting < 0 ? NULL : PyList_New(0);
+    for (Py_ssize_t i = 0; taken != NULL && found > 0 && i < most && i < waiting; i++) {
+        found = take_response(PyModule_GetState(module), args[0], args[1], args[2], limit, taken);
+        if (found < 0 && PyList_GET_SIZE(taken) == 0)
+            Py_CLEAR(taken);
+    }
+    if (taken != NULL && found < 0)
+        PyErr_Clear(); /* those that were taken are no longer pending; the next call meets the rest again */
+    return taken;
+}
+
+/* A part of a packet: encoded already, or a text before which its length as msgpack is written. */
+typedef struct {
+    const char *data;
+    Py_ssize_t size, head_size;
+    unsigned char head[3];
+} part;
+
+/* The parts that the arguments are, in this order. Bit i of texts says whether part i is a text, and not bytes. Return 0
+   with an exception if one is neither. */
+static int
+as_parts(part *parts, PyObject *const *args, const int *order, int count, unsigned int texts)
+{
+    for (int i = 0; i < count; i++, parts++) {
+        PyObject *arg = args[order[i]];
+
+        parts->head_size = 0;
+        if (!(texts >> i & 1) && PyBytes_Check(arg)) {
+            parts->data = PyBytes_AS_STRING(arg);
+            parts->size = PyBytes_GET_SIZE(arg);
+            continue;
+        }
+        if (!(texts >> i & 1) || !PyUnicode_Check(arg)) {
+            PyErr_SetString(PyExc_TypeError, "the parts of a packet are bytes and texts");
+            return 0;
+        }
+        if ((parts->data = PyUnicode_AsUTF8AndSize(arg, &parts->size)) == NULL)
+            return 0;
+        if (parts->size > 0xFFFF) {
+            PyErr_SetString(PyExc_ValueError, "the text is too long");
+            return 0;
+        }
+        parts->head_size = parts->size < 32 ? 1 : parts->size < 256 ? 2 : 3;
+        parts->head[0] = (unsigned char)(parts->size < 32 ? 0xA0 | parts->size : parts->size < 256 ? 0xD9 : 0xDA);
+        parts->head[1] = (unsigned char)(parts->size < 256 ? parts->size : parts->size >> 8);
+        parts->head[2] = (unsigned char)parts->size;
+    }
+    return 1;
+}
+
+/* Return one frame of these parts, with a mask if the key is not empty. */
+static PyObject *
+packet_frame(PyObject *first_byte, PyObject *key, const part *parts, int count)
+{
+    unsigned char head[LONGEST_HEAD];
+    Py_ssize_t head_size, payload = 0;
+    unsigned long first = PyLong_AsUnsignedLong(first_byte);
+    PyObject *frame;
+    char *out, *begin;
+
+    if (PyErr_Occurred())
+        return NULL;
+    for (int i = 0; i < count; i++)
+        payload += parts[i].head_size + parts[i].size;
+    head_size = write_head(head, first, payload);
+    if (key != NULL) {
+        head[1] |= 0x80;
+        memcpy(head + head_size, PyBytes_AS_STRING(key), 4);
+        head_size += 4;
+    }
+    frame = PyBytes_FromStringAndSize(NULL, head_size + payload);
+    if (frame == NULL)
+        return NULL;
+    out = PyBytes_AS_STRING(frame);
+    memcpy(out, head, head_size);
+    begin = out += head_size;
+    for (int i = 0; i < count; i++) {
+        memcpy(out, parts[i].head, parts[i].head_size);
+        memcpy(out + parts[i].head_size, parts[i].data, parts[i].size);
+        out += parts[i].head_size + parts[i].size;
+    }
+    if (key != NULL)
+        xor_here(begin, payload, PyBytes_AS_STRING(key));
+    return frame;
+}
+
 PyDoc_STRVAR(result_frame_doc,
              "result_frame($module, first, before, between, after, call_id, value, /)\n--\n\n"
              "Return one frame without a mask: the first byte, and before, the id as msgpack, between, the encoded\n"
@@ -748,53 +923,34 @@ PyDoc_STRVAR(result_frame_doc,
 static PyObject *
 result_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    unsigned char head[LONGEST_HEAD], id_head[3];
-    Py_ssize_t head_size, id_head_size, id_size, payload;
-    PyObject *parts[4], *frame;
-    unsigned long first;
-    const char *id;
-    char *out;
+    static const int order[5] = {1, 4, 2, 5, 3};
+    part parts[5];
 
-    if (count != 6 || !PyBytes_Check(args[1]) || !PyBytes_Check(args[2]) || !PyBytes_Check(args[3]) ||
-        !PyUnicode_Check(args[4]) || !PyBytes_Check(args[5])) {
+    if (count != 6) {
         PyErr_SetString(PyExc_TypeError, "result_frame() takes a byte, three bytes, an id and bytes");
         return NULL;
     }
-    first = PyLong_AsUnsignedLong(args[0]);
-    if (PyErr_Occurred() || (id = PyUnicode_AsUTF8AndSize(args[4], &id_size)) == NULL)
-        return NULL;
-    if (id_size > 0xFFFF) {
-        PyErr_SetString(PyExc_ValueError, "the id is too long");
+    return as_parts(parts, args, order, 5, 1u << 1) ? packet_frame(args[0], NULL, parts, 5) : NULL;
+}
+
+PyDoc_STRVAR(request_frame_doc,
+             "request_frame($module, first, start, before_args, before_id, end, method, args, call_id, key, /)\n--\n\n"
+             "Return one frame, masked if the key is not empty: the first byte, and start, the method as msgpack,\n"
+             "before_args, the encoded arguments, before_id, the id as msgpack, end.");
+
+static PyObject *
+request_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    static const int order[7] = {1, 5, 2, 6, 3, 7, 4};
+    part parts[7];
+
+    if (count != 9 || !PyBytes_Check(args[8]) || (PyBytes_GET_SIZE(args[8]) & ~4)) {
+        PyErr_SetString(PyExc_TypeError, "request_frame() takes a byte, four bytes, a method, bytes, an id and a key");
         return NULL;
     }
-    id_head_size = id_size < 32 ? 1 : id_size < 256 ? 2 : 3;
-    id_head[0] = (unsigned char)(id_size < 32 ? 0xA0 | id_size : id_size < 256 ? 0xD9 : 0xDA);
-    id_head[1] = (unsigned char)(id_size < 256 ? id_size : id_size >> 8);
-    id_head[2] = (unsigned char)id_size;
-    parts[0] = args[1];
-    parts[1] = args[2];
-    parts[2] = args[5];
-    parts[3] = args[3];
-    payload = id_head_size + id_size;
-    for (int i = 0; i < 4; i++)
-        payload += PyBytes_GET_SIZE(parts[i]);
-    head_size = write_head(head, first, payload);
-    frame = PyBytes_FromStringAndSize(NULL, head_size + payload);
-    if (frame == NULL)
+    if (!as_parts(parts, args, order, 7, 1u << 1 | 1u << 5))
         return NULL;
-    out = PyBytes_AS_STRING(frame);
-    memcpy(out, head, head_size);
-    out += head_size;
-    for (int i = 0; i < 4; i++) {
-        memcpy(out, PyBytes_AS_STRING(parts[i]), PyBytes_GET_SIZE(parts[i]));
-        out += PyBytes_GET_SIZE(parts[i]);
-        if (i == 0) {
-            memcpy(out, id_head, id_head_size);
-            memcpy(out + id_head_size, id, id_size);
-            out += id_head_size + id_size;
-        }
-    }
-    return frame;
+    return packet_frame(args[0], PyBytes_GET_SIZE(args[8]) ? args[8] : NULL, parts, 7);
 }
 
 /* Look up an attribute of the instances of a class. Return 0 if it has no slot, -1 with an exception. */
@@ -1439,6 +1595,8 @@ static PyMethodDef methods[] = {
     {"buffer_item", (PyCFunction)(void (*)(void))buffer_item, METH_FASTCALL, buffer_item_doc},
     {"watch_task", (PyCFunction)(void (*)(void))watch_task, METH_FASTCALL, watch_task_doc},
     {"plain_call", plain_call, METH_O, plain_call_doc},
+    {"take_responses", (PyCFunction)(void (*)(void))take_responses, METH_FASTCALL, take_responses_doc},
+    {"request_frame", (PyCFunction)(void (*)(void))request_frame, METH_FASTCALL, request_frame_doc},
     {"result_frame", (PyCFunction)(void (*)(void))result_frame, METH_FASTCALL, result_frame_doc},
     {"msgpack_size", (PyCFunction)(void (*)(void))msgpack_size, METH_FASTCALL, msgpack_size_doc},
     {"first_step", (PyCFunction)(void (*)(void))first_step, METH_FASTCALL, first_step_doc},
@@ -1454,7 +1612,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 5
+#define INTERFACE 7
 
 static int
 module_exec(PyObject *module)
@@ -1465,15 +1623,14 @@ module_exec(PyObject *module)
         return -1;
     state->append = PyUnicode_InternFromString("append");
     state->task = PyUnicode_InternFromString("task");
+    state->popleft = PyUnicode_InternFromString("popleft");
+    state->value = PyUnicode_InternFromString("value");
     state->text = PyUnicode_InternFromString("text");
     state->binary = PyUnicode_InternFromString("binary");
     state->buffer = PyUnicode_InternFromString("buffer");
     state->next_method = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_method_spec, NULL);
     state->next_message = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_message_spec, NULL);
-    if (state->append == NULL || state->task == NULL || state->text == NULL || state->binary == NULL ||
-        state->buffer == NULL || state->next_method == NULL || state->next_message == NULL)
-        return -1;
-    return PyModule_AddType(module, state->next_method);
+    return PyErr_Occurred() ? -1 : PyModule_AddType(module, state->next_method);
 }
 
 static int
@@ -1490,6 +1647,8 @@ module_clear(PyObject *module)
         Py_CLEAR(state->attributes);
         Py_CLEAR(state->append);
         Py_CLEAR(state->task);
+        Py_CLEAR(state->popleft);
+        Py_CLEAR(state->value);
         Py_CLEAR(state->text);
         Py_CLEAR(state->binary);
         Py_CLEAR(state->buffer);

@@ -15,6 +15,7 @@ __all__ = [
     "frame_pair",
     "make_frame",
     "masked_frame",
+    "new_key",
     "server_frame",
 ]
 
@@ -42,6 +43,11 @@ def _draw_own_keys() -> None:
 _next_key = mask_keys().__next__
 if hasattr(os, "register_at_fork"):  # missing on systems without fork
     os.register_at_fork(after_in_child=_draw_own_keys)
+
+
+def new_key() -> bytes:
+    """Return a fresh masking key (RFC 6455 section 5.3)."""
+    return _next_key()
 
 
 def server_frame(first: int, payload: bytes | bytearray | memoryview) -> bytes:

@@ -21,12 +21,14 @@ from trio_ws._types import ANY_VALUE
 from trio_ws.codecs.base import Packet, PacketSource, Response
 from trio_ws.errors import ConnectionClosedError, RPCError, RPCTimeoutError
 from trio_ws.logs import shown
+from trio_ws.protocol.framing import new_key
 from trio_ws.rpc.client_streams import assign_stream_ids, find_stream_args, sending_streams
 from trio_ws.rpc.deadlines import Lease, Renewals, let_own_deadline_speak
 from trio_ws.rpc.errors import error_from
 from trio_ws.rpc.pending import PendingCall, PendingCallWithDeadline
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.task_pool import IN_CALL
+from trio_ws.websocket._checkpoint import passed_checkpoint
 from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.internals import closed_error, post, wait_for_room
 
@@ -46,6 +48,9 @@ __all__ = ["OutgoingCalls", "PacketStream", "RPCResponse"]
 #: Types that are never streams. Looking for ``__aiter__`` in each argument costs more than encoding it.
 _SCALAR_TYPES = frozenset({bool, int, float, str, bytes, list, tuple, dict, type(None)})
 
+
+#: Bytes of a request from which on the general code sends it.
+_LARGE = 4096
 
 # The tables of all connections that have not called yet. Nothing is ever added to them. A connection has its
 # own from its first call on.
@@ -321,7 +326,8 @@ class OutgoingCalls:
         self, method: str, args: Values, kwargs: NamedValues, returns: object = ANY_VALUE
     ) -> Value:
         """Call a method of the other side; return its value, or raise its error."""
-        await checkpoint_if_cancelled()
+        if not passed_checkpoint():
+            await checkpoint_if_cancelled()
         response = await self._exchange(method, args, kwargs)
         if response.error is not None or response.is_stream:
             raise await self._error_of(method, response)
@@ -355,6 +361,40 @@ class OutgoingCalls:
         call on the other side. This is not a coroutine function, because each coroutine costs as much as
         encoding the request.
         """
+        transport = self.transport
+        plain = transport.plain_requests
+        if (
+            plain is not None
+            and args
+            and not kwargs
+            and transport.closing.state == OPEN
+            and transport.write_buffer.size < transport.high_water
+            and _SCALAR_TYPES.issuperset(map(type, args))
+            and (
+                not transport.supports_extensions
+                or (trio.current_effective_deadline() == math.inf and not IN_CALL.get())
+            )
+        ):
+            # Fast path: the same as _send_and_wait() for a small request of positional arguments and nothing
+            # else, in half of the time. What cannot be encoded is left to that.
+            write_buffer = transport.write_buffer
+            call_id = str(self._next_id + 1)
+            try:
+                key = new_key() if write_buffer.client else b""
+                frame = plain.request_frame(method, plain.encode(args), call_id, key)
+            except Exception:  # noqa: BLE001 - see above
+                frame = b""
+            if 0 < len(frame) < _LARGE:
+                self._next_id += 1
+                call = self._add_pending(call_id)
+                if self.burst_size > 1:
+                    self.burst_size -= 1
+                    write_buffer.buffer(frame)
+                else:
+                    self.burst_size = 0
+                    write_buffer.write(frame)
+                call.sent_offset = write_buffer.bytes_sent + write_buffer.size
+                return wait_task_rescheduled(call.abort)  # noqa: ASYNC105 - the caller does
         if self._turns is not None and not IN_CALL.get():
             return self._exchange_in_turn(self._turns, method, args, kwargs)
         return self._exchange_at_once(method, args, kwargs)
@@ -404,6 +444,12 @@ class OutgoingCalls:
         if lease is not None and lease.seconds <= 0:
             return self._exchange_later(call_id, method, args, kwargs)
         payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
+        call = self._add_pending(call_id, lease)
+        call.sent_offset = self._send_request(payload)
+        return wait_task_rescheduled(call.abort)  # noqa: ASYNC105 - the caller does
+
+    def _add_pending(self, call_id: str, lease: Lease | None = None) -> PendingCall:
+        """Add a call of this task to those that wait for a response."""
         pending = self.pending_calls
         if not pending:
             self.transport.notify_progress()
@@ -418,8 +464,7 @@ class OutgoingCalls:
         call.outgoing = self
         call.call_id = call_id
         call.task = current_task()
-        call.sent_offset = self._send_request(payload)
-        return wait_task_rescheduled(call.abort)  # noqa: ASYNC105 - the caller does
+        return call
 
     def request_nowait(self, sink: ResponseSink, method: str, args: Sequence[Value]) -> None:
         """Send a request at once, even above the high-water mark. The caller bounds how many there are."""

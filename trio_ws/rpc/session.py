@@ -543,7 +543,8 @@ class RPCSession:
         decode = transport.codec.decode
         write_buffer, high_water, ledger = transport.write_buffer, transport.high_water, transport.ledger
         max_calls = incoming.max_calls
-        read_plain = None if transport.plain_calls is None else transport.plain_calls.read
+        plain_calls, pending = transport.plain_calls, self.outgoing.pending_calls
+        read_plain = None if plain_calls is None else plain_calls.read
         work = _YIELD_EVERY
         while (received or batch) and work > 0:
             pressed = write_buffer.size >= high_water or ledger.held >= ledger.max_held
@@ -558,6 +559,17 @@ class RPCSession:
                 decoded = self._next_of_batch(batch)
                 batch = transport.batch
             else:
+                if pending and plain_calls is not None:
+                    # Fast path: most responses come several at a time, and this spares each six calls.
+                    answered = plain_calls.take_responses(
+                        received, pending, Response, transport.measured_from, work // _PACKET_COST + 1
+                    )
+                    if answered:
+                        self.outgoing.burst_size += len(answered)
+                        work -= len(answered) * _PACKET_COST
+                        for call in answered:
+                            reschedule(call.task, call)
+                        continue
                 item = received.popleft()
                 size = len(item)
                 if (

@@ -82,6 +82,7 @@ class PacketTransport:
         high_water: bytes in ``write_buffer`` from which on senders wait (``send_high_water``).
         may_call: whether the other side accepts calls.
         plain_calls: the fast path of the codec, or None.
+        plain_requests: the same for calls of this side, or None; None at the end, too.
         measured_from: bytes of a message from which on its decoded size is measured first.
     """
 
@@ -101,6 +102,7 @@ class PacketTransport:
         "options",
         "over",
         "plain_calls",
+        "plain_requests",
         "reader",
         "receive_buffer",
         "session",
@@ -131,6 +133,8 @@ class PacketTransport:
         self.measured_from = codec.measured_from(self.options.max_decoded_bytes)
         self.supports_extensions = codec.supports_extensions
         self.may_call = codec.peer_accepts_calls or is_client(self.ws)
+        plain_frames = self.receive_buffer.deflate is None and self.write_buffer.whole is None
+        self.plain_requests = codec.plain_calls if self.may_call and plain_frames else None
         self.opcode = BINARY if codec.binary else TEXT
 
     @property
@@ -279,4 +283,5 @@ class PacketTransport:
     def end(self) -> None:
         """Record that the connection is over."""
         self.over = True
+        self.plain_requests = None
         self.session = None  # break the reference cycle
