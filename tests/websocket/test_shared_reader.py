@@ -522,6 +522,7 @@ class Work(trio.abc.Instrument):
         self.most = max(self.most, self._done() - self._before)
 
 
+@pytest.mark.usefixtures("no_longer_turns")
 async def test_large_compressed_messages_are_inflated_in_turns_even_if_not_received() -> None:
     message = masked_frame(FIN | RSV1 | BINARY, deflated(bytes(128 << 10)))
     options = Options(ping_interval=None, compression=True, max_queue_bytes=1 << 30)
