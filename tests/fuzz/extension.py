@@ -6,7 +6,6 @@ tests/protocol/test_sanitizers.py). They end the process where C reads or writes
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import copy
 import importlib.util
@@ -14,6 +13,7 @@ import random
 import sys
 import types
 from collections import deque
+from contextlib import suppress
 from importlib.machinery import ExtensionFileLoader
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,22 @@ import msgspec
 import trio
 from trio._core import _run
 
-from tests.support import next_messages
+from tests.support import burst_sends, next_messages
 from tests.support.burst_sends import (
     Connection,
     ReceiveBuffer,
-    WriteBuffer,
     python_buffer_item,
     python_send_in_burst,
     random_connection,
     random_message,
     send_and_look,
+)
+from tests.support.flushed_buffers import (
+    FAILURES,
+    WrittenBuffers,
+    random_states,
+    random_steps,
+    spoil,
 )
 from tests.support.next_messages import next_by_python, run_script
 from trio_ws.codecs.base import Packet, PacketSource, Request, Response
@@ -39,6 +45,8 @@ from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.protocol._accel import python_take_frames, python_whole_frame
 from trio_ws.rpc.inline_call import python_first_step
 from trio_ws.websocket.message import WebSocketMessage
+from trio_ws.websocket.transport import SocketTransport
+from trio_ws.websocket.write_buffer import _NO_PARTS, WriteBuffer, python_buffer_each, python_flush_row
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -199,10 +207,28 @@ def check_buffer_item(module: ModuleType, chance: random.Random) -> None:
         size = buffer_item(general.append, written, msgspec.msgpack.encode, *parts, value)
         sent.append((size, general, written._parts, written.size, written.flush_scheduled))
     assert sent[0] == sent[1]
-    name = chance.choice(WriteBuffer.__slots__)
+    name = chance.choice(burst_sends.WriteBuffer.__slots__)
     setattr(write_buffer, name, chance.choice((None, 5, -1, 1 << 70, "five", (b"1",))))
-    with contextlib.suppress(TypeError, AttributeError):  # from the method in Python
+    with suppress(TypeError, AttributeError):  # from the method in Python
         module.buffer_item(len, write_buffer, msgspec.msgpack.encode, *parts, b"x")
+
+
+def check_flushes(module: ModuleType, chance: random.Random) -> None:
+    """Buffer and flush in C and in Python, and then where a write buffer is in no state that can occur."""
+    states, steps = random_states(chance), random_steps(chance)
+    in_c, in_python = WrittenBuffers(states), WrittenBuffers(states)
+    in_c.run(steps, module.buffer_each, module.flush_row)
+    in_python.run(steps, python_buffer_each, python_flush_row)
+    assert in_c.look() == in_python.look()
+    spoilt = WrittenBuffers(states)
+    buffer = chance.choice(spoilt.buffers)
+    name = chance.choice([*WriteBuffer.__slots__, "fd"])
+    if name != "fd" or isinstance(buffer.transport, SocketTransport):
+        values: Any = (None, 1 << 20, -1, 1 << 70, "five", [], [b"1"], (b"1",))
+        spoil(buffer.transport if name == "fd" else buffer, name, chance.choice(values))
+    with suppress(*FAILURES):
+        spoilt.run(steps, module.buffer_each, module.flush_row)
+    spoilt.close()
 
 
 def run(path: str, count: int) -> int:
@@ -217,10 +243,14 @@ def run(path: str, count: int) -> int:
     assert module.watch_task(*watched)
     for _ in range(count // 100):
         check_next_messages(module, chance)
-    module.watch_connection(Connection, ReceiveBuffer, WriteBuffer, WebSocketMessage)
+    module.watch_connection(Connection, ReceiveBuffer, burst_sends.WriteBuffer, WebSocketMessage)
     for _ in range(count // 20):
         trio.run(check_send_in_burst, module, chance)
         check_buffer_item(module, chance)
+    if hasattr(module, "flush_row"):
+        module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
+        for _ in range(count // 20):
+            check_flushes(module, chance)
     for _ in range(count // 10):
         check_first_step(module, chance.randbytes(chance.randrange(50)), chance.randrange(3))
     return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))

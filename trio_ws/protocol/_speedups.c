@@ -7,7 +7,8 @@
    Invariants:
 
    - No state is kept between two calls. The only arguments that are modified are the containers that messages are
-     appended to and taken from, and the connection of send_in_burst and buffer_item; passed_checkpoint counts in trio's task.
+     appended to and taken from, the connection of send_in_burst, and write buffers; passed_checkpoint counts in
+     trio's task.
    - A descriptor belongs to the caller, who has not closed it.
    - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
      calls of the system do not wait, and move at most as much.
@@ -38,6 +39,7 @@
 #define LARGE (48 * 1024)
 #define SENDS_IN_A_ROW 256
 #define FLUSH_AT 65536
+#define FLUSH_COST 8192
 /* Bytes that are read onto the stack, and the longest payload that is sent from there. */
 #define FIRST_READ 4096
 #define JOINED 4096
@@ -56,6 +58,9 @@ typedef struct {
 /* Those of trio that passed_checkpoint needs: three of a task, one of a cancel status, one of the runner. */
 enum { STATUS, POINTS, RUNNER, CANCELLED, INTERRUPTED, SLOTS };
 
+/* Those that buffer_each and flush_row need, of a WriteBuffer and a SocketTransport. */
+enum { WAITING_PARTS, WAITING_SIZE, FLUSH_DUE, DRAINING, BROKEN, DEFERRED, SENT, TRANSPORT, DESCRIPTOR, BUFFER_PLACES };
+
 /* Those that send_in_burst needs, of a WebSocket, a ReceiveBuffer, a WriteBuffer and a WebSocketMessage. */
 enum { WRITE_BUFFER, RECEIVE_BUFFER, SENDS, MESSAGES, SIZE, LIMIT, SCHEDULED, PARTS, KIND, PAYLOAD, PLACES };
 
@@ -64,6 +69,9 @@ typedef struct {
     PyObject *append, *task, *popleft, *value, *text, *binary, *buffer; /* texts */
     PyTypeObject *next_method, *next_message;
     slot places[PLACES]; /* from watch_connection */
+    /* From watch_buffers; the list is that of all write buffers that are empty. */
+    slot buffer_places[BUFFER_PLACES];
+    PyObject *no_parts, *flush; /* the list, "flush" */
     /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
     PyObject *context;
     slot slots[SLOTS];
@@ -1564,6 +1572,265 @@ buffer_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return PyLong_FromSsize_t(size - (size < 128 ? 2 : size < 65540 ? 4 : 10));
 }
 
+
+PyDoc_STRVAR(watch_buffers_doc, "watch_buffers($module, write_buffer_type, transport_type, no_parts, /)\n--\n\n"
+                                "Tell buffer_each and flush_row about these classes, and the list of empty buffers.");
+
+static PyObject *
+watch_buffers(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    static const char *const names[BUFFER_PLACES] = {
+        "_parts", "size", "flush_scheduled", "_draining", "broken", "_has_deferred", "bytes_sent", "transport", "fd"};
+    module_state *state = PyModule_GetState(module);
+    int found = count == 3 && PyList_CheckExact(args[2]);
+
+    for (int i = 0; i < BUFFER_PLACES && found > 0; i++)
+        found = find_slot(&state->buffer_places[i], args[i == DESCRIPTOR], names[i]);
+    if (found == 0)
+        PyErr_SetString(PyExc_TypeError, "watch_buffers() takes two classes with slots and a list");
+    if (found <= 0)
+        return NULL;
+    Py_XSETREF(state->no_parts, Py_NewRef(args[2]));
+    Py_RETURN_NONE;
+}
+
+/* Return what is in a slot; NULL if it is empty or the object is of another class. */
+static PyObject *
+value_in(const slot *where, PyObject *object)
+{
+    PyObject **place = in_slot(where, object);
+
+    return place == NULL ? NULL : *place;
+}
+
+static void
+set_value(const slot *where, PyObject *object, PyObject *value)
+{
+    PyObject **place = in_slot(where, object);
+
+    Py_XSETREF(*place, Py_NewRef(value));
+}
+
+static int
+call_method(PyObject *object, PyObject *name, PyObject *argument)
+{
+    PyObject *result = argument == NULL ? PyObject_CallMethodNoArgs(object, name)
+                                        : PyObject_CallMethodOneArg(object, name, argument);
+
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* WriteBuffer.buffer, but for the scheduling of the flush. */
+static int
+buffer_one(module_state *state, PyObject *buffer, PyObject *frame, PyObject *due)
+{
+    const slot *places = state->buffer_places;
+    PyObject *parts = value_in(&places[WAITING_PARTS], buffer), *scheduled = value_in(&places[FLUSH_DUE], buffer),
+             *draining = value_in(&places[DRAINING], buffer);
+    Py_ssize_t size = number_in(&places[WAITING_SIZE], buffer);
+
+    if (parts == NULL || !PyList_CheckExact(parts) || size < 0 || size > PY_SSIZE_T_MAX - PyBytes_GET_SIZE(frame) ||
+        scheduled == NULL || !PyBool_Check(scheduled) || draining == NULL || !PyBool_Check(draining))
+        return call_method(buffer, state->buffer, frame);
+    size += PyBytes_GET_SIZE(frame);
+    if (PyList_GET_SIZE(parts) == 0) {
+        parts = PyList_New(1);
+        if (parts == NULL)
+            return -1;
+        PyList_SET_ITEM(parts, 0, Py_NewRef(frame));
+        set_value(&places[WAITING_PARTS], buffer, parts);
+        Py_DECREF(parts);
+    }
+    else if (PyList_Append(parts, frame) < 0)
+        return -1;
+    if (set_number(&places[WAITING_SIZE], buffer, size) < 0)
+        return -1;
+    if (scheduled == Py_True)
+        return size > FLUSH_AT ? call_method(buffer, state->flush, NULL) : 0;
+    if (draining == Py_True)
+        return 0;
+    set_value(&places[FLUSH_DUE], buffer, Py_True);
+    return PyList_Append(due, buffer);
+}
+
+PyDoc_STRVAR(buffer_each_doc, "buffer_each($module, write_buffers, frame, /)\n--\n\n"
+                              "See python_buffer_each in websocket/write_buffer.py.");
+
+static PyObject *
+buffer_each(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    module_state *state = PyModule_GetState(module);
+    PyObject *due;
+    int failed = 0;
+
+    if (count != 2 || !PyList_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "buffer_each() takes a list and bytes");
+        return NULL;
+    }
+    due = PyList_New(0);
+    for (Py_ssize_t i = 0; due != NULL && !failed && i < PyList_GET_SIZE(args[0]); i++) {
+        PyObject *buffer = Py_NewRef(PyList_GET_ITEM(args[0], i));
+
+        failed = buffer_one(state, buffer, args[1], due) < 0;
+        Py_DECREF(buffer);
+    }
+    if (failed)
+        Py_CLEAR(due);
+    return due;
+}
+
+#ifdef HAS_SOCKETS
+
+/* Join the parts of a write buffer, if all are bytes and that is worth while. Return their size, or -1. *data is
+   within one of the parts, in small, or in *joined. */
+static Py_ssize_t
+join_parts(PyObject *parts, char *small, const char **data, PyObject **joined)
+{
+    Py_ssize_t count = PyList_GET_SIZE(parts), size = 0;
+    char *out = small;
+
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *part = PyList_GET_ITEM(parts, i);
+
+        if (!PyBytes_CheckExact(part) || PyBytes_GET_SIZE(part) > 2 * FLUSH_AT - size)
+            return -1;
+        size += PyBytes_GET_SIZE(part);
+    }
+    *data = PyBytes_AS_STRING(PyList_GET_ITEM(parts, 0));
+    if (count == 1)
+        return size;
+    if (size > JOINED) {
+        *joined = PyBytes_FromStringAndSize(NULL, size);
+        if (*joined == NULL) {
+            PyErr_Clear();
+            return -1;
+        }
+        out = PyBytes_AS_STRING(*joined);
+    }
+    *data = out;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *part = PyList_GET_ITEM(parts, i);
+
+        memcpy(out, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part));
+        out += PyBytes_GET_SIZE(part);
+    }
+    return size;
+}
+
+/* WriteBuffer.flush for what waits for a socket, which sends it. Return 1, 0 if Python is to do it, or -1. */
+static int
+flush_socket(module_state *state, PyObject *buffer)
+{
+    const slot *places = state->buffer_places;
+    PyObject *parts = value_in(&places[WAITING_PARTS], buffer), *joined = NULL, *rest;
+    PyObject *descriptor = value_in(&places[DESCRIPTOR], value_in(&places[TRANSPORT], buffer));
+    Py_ssize_t size, sent, before = number_in(&places[SENT], buffer);
+    char small[JOINED];
+    const char *data;
+    int fd;
+
+    if (parts == NULL || !PyList_CheckExact(parts) || PyList_GET_SIZE(parts) == 0 ||
+        value_in(&places[DRAINING], buffer) != Py_False || value_in(&places[BROKEN], buffer) != Py_False ||
+        value_in(&places[DEFERRED], buffer) != Py_False || value_in(&places[FLUSH_DUE], buffer) == NULL ||
+        value_in(&places[WAITING_SIZE], buffer) == NULL || before < 0 || before > PY_SSIZE_T_MAX / 2 ||
+        descriptor == NULL)
+        return 0;
+    fd = as_descriptor(descriptor);
+    if (fd < 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    size = join_parts(parts, small, &data, &joined);
+    if (size < 0)
+        return 0;
+    sent = send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent <= 0) {
+        int gone = sent < 0 && !nothing_now(errno), failed = 0;
+
+        if (gone) {
+            PyObject *type, *error, *trace;
+
+            PyErr_SetFromErrno(PyExc_OSError);
+            PyErr_Fetch(&type, &error, &trace);
+            PyErr_NormalizeException(&type, &error, &trace);
+            set_value(&places[FLUSH_DUE], buffer, Py_False);
+            rest = PyObject_CallMethod(buffer, "_break", "O", error);
+            failed = rest == NULL;
+            Py_XDECREF(rest);
+            Py_XDECREF(type);
+            Py_XDECREF(error);
+            Py_XDECREF(trace);
+        }
+        Py_XDECREF(joined);
+        return failed ? -1 : gone;
+    }
+    set_value(&places[FLUSH_DUE], buffer, Py_False);
+    rest = sent == size ? NULL : PyBytes_FromStringAndSize(data + sent, size - sent);
+    if (sent == size)
+        set_value(&places[WAITING_PARTS], buffer, state->no_parts);
+    else if (rest == NULL || PyList_SetSlice(parts, 0, PyList_GET_SIZE(parts), NULL) < 0 ||
+             PyList_Append(parts, rest) < 0) {
+        Py_XDECREF(joined);
+        Py_XDECREF(rest);
+        return -1;
+    }
+    Py_XDECREF(joined);
+    Py_XDECREF(rest);
+    if (set_number(&places[WAITING_SIZE], buffer, size - sent) < 0 ||
+        set_number(&places[SENT], buffer, before + sent) < 0)
+        return -1;
+    if (sent < size) {
+        rest = PyObject_CallMethod(buffer, "_drain_soon", NULL);
+        Py_XDECREF(rest);
+        return rest == NULL ? -1 : 1;
+    }
+    return 1;
+}
+
+PyDoc_STRVAR(flush_row_doc, "flush_row($module, write_buffers, start, most, /)\n--\n\n"
+                            "See python_flush_row in websocket/write_buffer.py.");
+
+static PyObject *
+flush_row(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    module_state *state = PyModule_GetState(module);
+    Py_ssize_t i, most, work = 0;
+
+    if (count != 3 || !PyList_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "flush_row() takes a list and two numbers");
+        return NULL;
+    }
+    i = PyLong_AsSsize_t(args[1]);
+    most = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    while (i >= 0 && i < PyList_GET_SIZE(args[0]) && (work < most || work == 0)) {
+        PyObject *buffer = Py_NewRef(PyList_GET_ITEM(args[0], i++));
+        Py_ssize_t size = number_in(&state->buffer_places[WAITING_SIZE], buffer);
+        int flushed;
+
+        if (size < 0) {
+            PyObject *number = PyObject_GetAttrString(buffer, "size");
+
+            size = number == NULL ? -1 : PyLong_AsSsize_t(number);
+            Py_XDECREF(number);
+        }
+        if (size > PY_SSIZE_T_MAX - FLUSH_COST - work)
+            size = PY_SSIZE_T_MAX - FLUSH_COST - work;
+        work += FLUSH_COST + size;
+        flushed = PyErr_Occurred() ? -1 : flush_socket(state, buffer);
+        if (flushed == 0)
+            flushed = call_method(buffer, state->flush, NULL);
+        Py_DECREF(buffer);
+        if (flushed < 0)
+            return NULL;
+    }
+    return PyLong_FromSsize_t(i);
+}
+
+#endif
+
 PyDoc_STRVAR(first_step_doc, "first_step($module, context, coroutine, /)\n--\n\n"
                              "See rpc/inline_call.py.");
 
@@ -1593,6 +1860,8 @@ static PyMethodDef methods[] = {
     {"watch_connection", (PyCFunction)(void (*)(void))watch_connection, METH_FASTCALL, watch_connection_doc},
     {"send_in_burst", (PyCFunction)(void (*)(void))send_in_burst, METH_FASTCALL, send_in_burst_doc},
     {"buffer_item", (PyCFunction)(void (*)(void))buffer_item, METH_FASTCALL, buffer_item_doc},
+    {"watch_buffers", (PyCFunction)(void (*)(void))watch_buffers, METH_FASTCALL, watch_buffers_doc},
+    {"buffer_each", (PyCFunction)(void (*)(void))buffer_each, METH_FASTCALL, buffer_each_doc},
     {"watch_task", (PyCFunction)(void (*)(void))watch_task, METH_FASTCALL, watch_task_doc},
     {"plain_call", plain_call, METH_O, plain_call_doc},
     {"take_responses", (PyCFunction)(void (*)(void))take_responses, METH_FASTCALL, take_responses_doc},
@@ -1606,13 +1875,14 @@ static PyMethodDef methods[] = {
 #ifdef HAS_SOCKETS
     {"receive_frame", (PyCFunction)(void (*)(void))receive_frame, METH_FASTCALL, receive_frame_doc},
     {"send_frame", (PyCFunction)(void (*)(void))send_frame, METH_FASTCALL, send_frame_doc},
+    {"flush_row", (PyCFunction)(void (*)(void))flush_row, METH_FASTCALL, flush_row_doc},
 #endif
     {NULL, NULL, 0, NULL},
 };
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 7
+#define INTERFACE 8
 
 static int
 module_exec(PyObject *module)
@@ -1627,6 +1897,7 @@ module_exec(PyObject *module)
     state->value = PyUnicode_InternFromString("value");
     state->text = PyUnicode_InternFromString("text");
     state->binary = PyUnicode_InternFromString("binary");
+    state->flush = PyUnicode_InternFromString("flush");
     state->buffer = PyUnicode_InternFromString("buffer");
     state->next_method = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_method_spec, NULL);
     state->next_message = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_message_spec, NULL);
@@ -1643,6 +1914,10 @@ module_clear(PyObject *module)
             Py_CLEAR(state->slots[i].type);
         for (int i = 0; i < PLACES; i++)
             Py_CLEAR(state->places[i].type);
+        for (int i = 0; i < BUFFER_PLACES; i++)
+            Py_CLEAR(state->buffer_places[i].type);
+        Py_CLEAR(state->no_parts);
+        Py_CLEAR(state->flush);
         Py_CLEAR(state->context);
         Py_CLEAR(state->attributes);
         Py_CLEAR(state->append);
@@ -1678,6 +1953,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
             Py_VISIT(state->slots[i].type);
         for (int i = 0; i < PLACES; i++)
             Py_VISIT(state->places[i].type);
+        for (int i = 0; i < BUFFER_PLACES; i++)
+            Py_VISIT(state->buffer_places[i].type);
+        Py_VISIT(state->no_parts);
     }
     return 0;
 }

@@ -30,7 +30,7 @@ from trio_ws.websocket.keepalive import Keepalive
 from trio_ws.websocket.write_buffer import FLUSH_COST, flush_row
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from trio_ws._types import Value
     from trio_ws.options import Options
@@ -97,6 +97,11 @@ class ConnectionRuntime:
         if not self.pending_flush:
             self._flush_requested.notify_all()
         self.pending_flush.append(write_buffer)
+
+    def flush_all_soon(self, write_buffers: Iterable[WriteBuffer]) -> None:
+        if not self.pending_flush:
+            self._flush_requested.notify_all()
+        self.pending_flush.extend(write_buffers)
 
     @enable_ki_protection
     async def _flush(self) -> None:
