@@ -104,6 +104,11 @@ class RedisServer:
             with trio.CancelScope(shield=True):  # SIGKILL ends it, so this wait is short
                 await process.wait()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server was started, and not killed since then."""
+        return self._process is not None
+
     def pause(self) -> None:
         """Stop the process with SIGSTOP; its connections stay open."""
         assert self._process is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,15 @@ class RedisCluster:
             await trio.sleep(_PAUSE)
         self._elected[node] = trio.current_time()
 
+    async def _until_known(self, replica: RedisServer, primary: RedisServer) -> None:
+        """Wait until all nodes know a replica as that of its primary. Before that, they do not vote for it."""
+        known = re.compile(
+            rf"^{self._ids[replica.port]} \S+ \S*slave {self._ids[primary.port]} ", re.MULTILINE
+        )
+        for node in self.nodes:
+            while node.is_running and not known.search((await node.do("CLUSTER", "NODES")).decode()):
+                await trio.sleep(_PAUSE)
+
     async def _until(self, node: RedisServer, what: str, text: str) -> None:
         while text.encode() not in await node.do("CLUSTER", what):
             await trio.sleep(_PAUSE)
@@ -132,6 +142,7 @@ class RedisCluster:
         # A replica counts the votes of its last election again if that was less than this before. It would be
         # a primary for a moment, with the epoch of that election, and lose what it takes meanwhile.
         await trio.sleep_until(self._elected.get(replica, -math.inf) + 2 * _NODE_TIMEOUT + 0.1)
+        await self._until_known(replica, primary)
         taken = False
         while not taken:  # Redis gives it up after 5 seconds
             await replica.do("CLUSTER", "FAILOVER", *(["TAKEOVER"] if losing else []))
