@@ -149,7 +149,10 @@ class FanoutWriter:
             row = 0
             while self._ready:
                 self._write_backlog(self._ready.popitem()[0])  # a local variable would keep it alive
-                row = await _yield_after(row + 1, turn)
+                row += 1
+                if row >= _ROW:
+                    row = 0
+                    await _end_row(turn)
             if self._dirty:
                 channel = next(iter(self._dirty))
                 del self._dirty[channel]
@@ -158,9 +161,10 @@ class FanoutWriter:
     async def _run_round(self, channel: Channel, row: int, turn: FairTurn) -> None:
         try:
             for work in self._round(channel):
-                row = await _yield_after(
-                    row + work, turn, longest=_BUSY_ROW if channel in self._dirty else _ROW
-                )
+                row += work
+                if row >= _BUSY_ROW and (row >= _ROW or channel in self._dirty):
+                    row = 0
+                    await _end_row(turn)
         except BaseException:
             self._dirty[channel] = None  # for the fan-out task of another server
             self._work_arrived.notify_all()
@@ -489,10 +493,7 @@ def _merge_notices(before: PositionNotice | None, entry: PublishedMessage) -> Po
     return PositionNotice(entry.channel, entry.position, missing)
 
 
-async def _yield_after(row: int, turn: FairTurn, longest: int = _ROW) -> int:
-    """Yield to other tasks after a row of connections, and return the new length of the row."""
-    if row < longest:
-        return row
+async def _end_row(turn: FairTurn) -> None:
+    """Yield to other tasks after a row of connections, if it is their turn."""
     if not turn.may_continue():
         await turn.let_others_run()
-    return 0
