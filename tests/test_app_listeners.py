@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.serving import all_tasks, guard, request, serving, serving_in_memory, status_of
+from tests.support.serving import all_tasks, echo, guard, request, serving, serving_in_memory, status_of
 from trio_ws import (
     App,
     CloseConnection,
@@ -28,6 +28,7 @@ from trio_ws import (
 )
 from trio_ws.websocket import epoll_reader
 from trio_ws.websocket.internals import parts_of
+from trio_ws.websocket.readers import EPOLL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -239,6 +240,34 @@ async def test_an_idle_connection_has_no_task(monkeypatch: pytest.MonkeyPatch) -
             await wait_all_tasks_blocked()
             before = before or len(all_tasks())
             assert len(all_tasks()) == before
+
+
+async def test_the_shared_reader_reads_listeners_from_the_second_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 4)
+    app = App()
+    app.listener("/")(text)
+    app.websocket("/function")(echo)
+
+    async def readers(server: WebSocketServer, path: str) -> list[bool]:
+        """Return whether the shared reader reads, of three connections one after the other."""
+        shared: list[bool] = []
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                before = server.connections
+                ws = await stack.enter_async_context(connect(f"{server.url}{path}"))
+                await ws.send("a")
+                assert await ws.receive_text() == "a"
+                (new,) = server.connections - before
+                shared.append(parts_of(new).reader.by is EPOLL)
+        while server.connections:
+            await trio.lowlevel.checkpoint()
+        return shared
+
+    async with serving(app) as server:
+        assert await readers(server, "") == [False, True, True]
+        assert await readers(server, "/function") == [False, False, False]
 
 
 async def _hold(url: str, *, task_status: trio.TaskStatus[WebSocket]) -> None:

@@ -176,9 +176,10 @@ class MessageListener:
         finish_soon: FinishSoon | None = None,
     ) -> object:
         """Serve one connection. With ``finish_soon`` it may stay open without this task, see `DETACHED`."""
+        closing, reader = parts_of(ws)[:2]
+        reader.inline = finish_soon is not None
         if self.on_connect is not None:
             await _run_user(self.on_connect, ws)
-        closing, reader = parts_of(ws)[:2]
         if not ws.accepted and closing.state != CONNECTING:
             return None  # on_connect has refused the client
         over = True

@@ -3,7 +3,9 @@
 Theory of operation. A task that waits for its own socket pays trio's wait for each message: some 10 us, and
 a system call to arm it. Here one wait serves all connections that have become readable meanwhile, and an
 idle connection has no wait at all. For a connection that is alone this is the longer way, by one switch of
-tasks, so the first few of a runtime read for themselves (see `SHARE_THRESHOLD`).
+tasks, so the first few of a runtime read for themselves (see `SHARE_THRESHOLD`). A connection whose messages
+are handled by the task that reads them needs no such switch here, and no task and cancel scope of its own. So
+the shared reader pays from the second one on.
 
 The task runs in rounds. It polls the epoll, reads once from each connection that is ready, and parses what
 it read into that connection's receive buffer. Then it notifies the tasks that wait for that input, which
@@ -63,8 +65,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EpollReader", "TaskSpawner"]
 
-#: Connections of a runtime that each read for themselves before the others share this reader. The variable is
-#: for our own tests, which run with 0 and with very many as well.
+#: Connections of a runtime that each read for themselves before the others share this reader; a quarter of it
+#: for connections that are `Reader.inline`. The variable is for our own tests, which run with 0 and with very
+#: many as well.
 SHARE_THRESHOLD = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 
 CONNECTIONS_PER_TURN = 64
@@ -103,7 +106,8 @@ class EpollReader:
 
     def register(self, connection: Reader, fd: int) -> bool:
         """Read for this connection from now on; False if it is to read for itself."""
-        if not HAS_EPOLL or len(self._self_reading) < SHARE_THRESHOLD:
+        few = SHARE_THRESHOLD // 4 if connection.inline else SHARE_THRESHOLD
+        if not HAS_EPOLL or len(self._self_reading) < few:
             self._self_reading.add(fd)
             return False
         try:

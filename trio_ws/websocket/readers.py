@@ -153,6 +153,7 @@ class Reader:
         closing: the closing handshake.
         observer: notified of input, and of changes of the state.
         by: who reads.
+        inline: whether the shared reader will handle the messages, too; set before the client is accepted.
         input_arrived: notified when bytes, or the end, may have changed something.
         monitored: whether the monitor checks this connection already, or need not do so.
         unread_since: the number of the monitor's sweep at which the connection was last read.
@@ -166,6 +167,7 @@ class Reader:
         "_watching",
         "by",
         "closing",
+        "inline",
         "input_arrived",
         "monitored",
         "observer",
@@ -189,6 +191,7 @@ class Reader:
         self.closing = closing
         self.observer: ConnectionObserver | None = None
         self.by = NO_READER
+        self.inline = False
         self.input_arrived = Notification()
         self._room: Notification | None = None  # notified when a full receive buffer has room again
         self._polls_to_skip = 0  # waits for the socket that come without a look into it first
