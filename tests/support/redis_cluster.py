@@ -78,10 +78,9 @@ class RedisCluster:
         self._elected[node] = trio.current_time()
 
     async def _until_known(self, replica: RedisServer, primary: RedisServer) -> None:
-        """Wait until all nodes know a replica as that of its primary. Before that, they do not vote for it."""
-        known = re.compile(
-            rf"^{self._ids[replica.port]} \S+ \S*slave {self._ids[primary.port]} ", re.MULTILINE
-        )
+        """Wait until all nodes know of which node one is the replica. They do not vote for it before."""
+        own, its = self._ids[replica.port], self._ids[primary.port]
+        known = re.compile(rf"^{own} \S+ \S*slave {its} ", re.MULTILINE)
         for node in self.nodes:
             while node.is_running and not known.search((await node.do("CLUSTER", "NODES")).decode()):
                 await trio.sleep(_PAUSE)
