@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ import trio.testing
 
 import trio_ws
 import trio_ws.guest
-from tests.support.serving import echo, serving_in_memory
+from tests.support.serving import echo, serving, serving_in_memory
+from trio_ws.compat import webshocket
 from trio_ws.testing import MemoryListener
 
 if TYPE_CHECKING:
@@ -106,6 +108,19 @@ async def test_a_client_learns_that_it_was_not_accepted() -> None:
         with pytest.raises(trio_ws.HandshakeRejectedError, match="403: the handler returned without accept"):
             async with trio_ws.connect("ws://test/", stream=await server.stream()):
                 pytest.fail("it was not accepted")
+
+
+async def test_a_server_without_a_certificate_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    async with serving(echo, ssl_context=context) as server:
+        with pytest.raises(trio_ws.ConnectionFailedError):
+            async with trio_ws.connect(server.url):
+                pytest.fail("there is no certificate")
+        while not caplog.records:
+            await trio.sleep(0.01)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith("; has ssl_context a certificate? Use its load_cert_chain()")
 
 
 # -- apps -------------------------------------------------------------------------------------------
@@ -384,3 +399,64 @@ def test_serving_as_a_guest_is_a_block() -> None:
             await made
 
     asyncio.run(main())
+
+
+async def test_calls_to_asyncio_need_its_loop() -> None:
+    with pytest.raises(RuntimeError, match=r"call_asyncio\(\) needs an asyncio loop, but none is running"):
+        await trio_ws.guest.call_asyncio(takes_nothing)
+
+
+def test_methods_of_a_server_are_trios() -> None:
+    async def main() -> None:
+        async with trio_ws.guest.serve(echo) as server:
+            for method in (server.drain, server.stop_listening, server.accept):
+                with pytest.raises(RuntimeError, match=rf"{method.__name__}\(\) needs trio.*run_trio\(\)"):
+                    await method()
+
+    asyncio.run(main())
+
+
+# -- programs of webshocket -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: webshocket.WebSocketServer("127.0.0.1", 0).start(), "start"),
+        (lambda: webshocket.WebSocketClient(URL).connect(), "connect"),
+        (lambda: webshocket.WebSocketServer("127.0.0.1", 0).__aenter__(), "start"),
+        (lambda: webshocket.WebSocketClient(URL).__aenter__(), "connect"),
+    ],
+)
+def test_a_program_that_still_uses_asyncio(make: Callable[[], Any], what: str) -> None:
+    async def main() -> None:
+        await make()
+
+    with pytest.raises(RuntimeError, match=rf"{what}\(\) needs trio, but this is an asyncio program"):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("handler", [webshocket.WebSocketHandler(), echo, News, dict])
+def test_handlers_of_webshocket_are_its_classes(handler: Any) -> None:
+    with pytest.raises(TypeError, match="clientHandler must be a class that inherits from trio_ws"):
+        webshocket.WebSocketServer("127.0.0.1", 0, clientHandler=handler)
+
+
+async def test_a_callback_of_webshocket_is_async() -> None:
+    received: list[object] = []
+    plain: Any = received.append
+    async with webshocket.WebSocketServer("127.0.0.1", 0) as server:
+        with pytest.raises(TypeError, match="on_receive must be async, but returned NoneType; use async def"):
+            async with webshocket.WebSocketClient(f"ws://127.0.0.1:{server.port}", plain):
+                connection = await server.accept()
+                connection.send("hello")
+                await trio.sleep_forever()
+    assert len(received) == 1
+
+
+async def test_a_refused_connection_of_webshocket_has_its_public_name() -> None:
+    with pytest.raises(webshocket.ConnectionFailedError) as caught:
+        async with webshocket.WebSocketClient(f"ws://127.0.0.1:{closed_port()}"):
+            pytest.fail("nobody listens there")
+    assert isinstance(caught.value, ConnectionRefusedError)
+    assert "_RefusedError" not in "".join(traceback.format_exception(caught.value))

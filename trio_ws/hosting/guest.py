@@ -224,7 +224,13 @@ async def call_asyncio(async_fn: Callable[..., Awaitable[T]], *args: object) -> 
 
     If trio cancels this, the asyncio task is cancelled, and this waits for its end.
     """
-    loop = asyncio.get_running_loop()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "call_asyncio() needs an asyncio loop, but none is running: trio was not started under an asyncio"
+            " host or by trio_ws.guest"
+        ) from None
     await trio.lowlevel.checkpoint_if_cancelled()
 
     async def call() -> T:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trio_ws._types import JSONObject
 
-__all__ = ["TLSInfo", "check_context"]
+__all__ = ["TLSInfo", "check_context", "lacks_certificate"]
 
 
 def check_context(context: ssl.SSLContext | None, *, server: bool) -> None:
@@ -24,6 +24,12 @@ def check_context(context: ssl.SSLContext | None, *, server: bool) -> None:
     if context.protocol == (ssl.PROTOCOL_TLS_CLIENT if server else ssl.PROTOCOL_TLS_SERVER):
         ours, purpose = ("clients", "ssl.Purpose.CLIENT_AUTH") if server else ("servers", "")
         raise ValueError(f"ssl_context is one for {ours}; make it by ssl.create_default_context({purpose})")
+
+
+def lacks_certificate(exc: BaseException) -> bool:
+    """Whether a server's handshake has failed as it does where its context has no certificate."""
+    cause = exc.__cause__
+    return isinstance(cause, ssl.SSLError) and cause.reason == "NO_SUITABLE_SIGNATURE_ALGORITHM"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from trio_ws.logs import logger_for, shown
 from trio_ws.protocol.http import HTTPError, forwarded_as, http_response, is_forwarded, routed
 from trio_ws.protocol.http_parser import RequestReader
 from trio_ws.protocol.proxy_protocol import ProxyHeaderError
+from trio_ws.protocol.tls import lacks_certificate
 from trio_ws.rpc.detached import DETACHED
 from trio_ws.server.accepting import (
     KnownRequests,
@@ -400,7 +401,14 @@ class ClientTasks:
         except HTTPError as exc:
             refusal = exc
         except LINK_ERRORS as exc:
-            logger.info("a client left during its opening handshake: %r", exc, extra={"peer": client.address})
+            extra = {"peer": client.address}
+            if lacks_certificate(exc):
+                text = (
+                    "TLS with a client failed: %r; has ssl_context a certificate? Use its load_cert_chain()"
+                )
+                logger.warning(text, exc, extra=extra)
+            else:
+                logger.info("a client left during its opening handshake: %r", exc, extra=extra)
             await client.drop()
             return None
         except BaseException:

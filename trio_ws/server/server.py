@@ -174,6 +174,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
             RuntimeError: the server has a target, which gets the connections; or its block was not entered.
             trio.ClosedResourceError: the server is shutting down.
         """
+        check_trio("accept()")
         if self._config.target is not None:
             raise RuntimeError("accept() requires a WebSocketServer without a target")
         if self._state == "new":
@@ -205,6 +206,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         Raises:
             RuntimeError: the server has not started.
         """
+        check_trio("drain()")
         check_close(code, reason)
         if timeout is None:
             timeout = self.options.drain_timeout
@@ -243,6 +245,7 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         Raises:
             RuntimeError: the server is not running.
         """
+        check_trio("stop_listening()")
         if self._state != "serving":
             raise RuntimeError(f"the server is {self._state}; only a running server can stop listening")
         self._acceptors.cancel_scope.cancel()

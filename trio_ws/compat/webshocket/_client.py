@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 import trio_ws.errors as engine_errors
+from trio_ws._blocks import check_trio
 from trio_ws._nurseries import open_block
 from trio_ws.client.backoff import Backoff
 from trio_ws.client.client import session_of
@@ -156,6 +158,7 @@ class WebSocketClient:
                 is also a built-in ConnectionRefusedError.
             InvalidURIError: ``uri`` is not the URI of a WebSocket.
         """
+        check_trio("connect()")
         if self._background is not None:
             await self.close()
         backoff = None
@@ -224,7 +227,12 @@ class WebSocketClient:
                 if packet is None:
                     break
                 assert self._on_receive is not None
-                await self._on_receive(from_engine(packet, ClientType.FRAMEWORK))
+                result = self._on_receive(from_engine(packet, ClientType.FRAMEWORK))
+                if not inspect.isawaitable(result):
+                    raise TypeError(
+                        f"on_receive must be async, but gave {type(result).__name__}; use async def"
+                    )
+                await result
         finally:
             background.stopping.set()
 
@@ -238,6 +246,7 @@ class WebSocketClient:
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
+        check_trio("connect()")
         await self._block.enter(self._connect_once)
         return self
 

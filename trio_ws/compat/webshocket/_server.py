@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
 from collections import deque
 from dataclasses import replace
@@ -11,6 +12,7 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 import trio_ws.server.server as engine_server
+from trio_ws._blocks import check_trio
 from trio_ws._nurseries import open_block
 from trio_ws.compat.webshocket._background import Background, UserBlock
 from trio_ws.compat.webshocket._engine import SUBPROTOCOLS, EngineHandler
@@ -89,7 +91,7 @@ class WebSocketServer(Generic[H]):
         self.max_connection = max_connection
         self.logger = logger_for("webshocket.server")
         self.state = ServerState.CLOSED
-        self.handler: H = clientHandler()
+        self.handler: H = _make_handler(clientHandler)
         limit_tasks(self.handler, rpc_task_limit)
         self._max_subscribed_channels = max_subscribed_channels
         self._background: Background | None = None
@@ -117,6 +119,7 @@ class WebSocketServer(Generic[H]):
         Raises:
             OSError: the address is not available.
         """
+        check_trio("start()")
         if self._background is not None:
             await checkpoint()
             return self
@@ -189,6 +192,7 @@ class WebSocketServer(Generic[H]):
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
+        check_trio("start()")
         await self._block.enter(self.start)
         return self
 
@@ -242,3 +246,15 @@ class WebSocketServer(Generic[H]):
             except AttributeError:
                 pass
         raise AttributeError(f"{type(self).__name__!r} object and its handler have no attribute {name!r}")
+
+
+def _make_handler(factory: Callable[[], H]) -> H:
+    """Call ``clientHandler``, which is a class, or a function that makes an instance."""
+    rule = "clientHandler must be a class that inherits from trio_ws.compat.webshocket.WebSocketHandler, not"
+    given: object = factory
+    if isinstance(given, WebSocketHandler) or inspect.iscoroutinefunction(given):
+        raise TypeError(f"{rule} {factory!r}")
+    handler = factory()
+    if not isinstance(handler, WebSocketHandler):
+        raise TypeError(f"{rule} {factory!r}")
+    return handler

@@ -105,6 +105,9 @@ class _RefusedError(ConnectionFailedError, builtins.ConnectionRefusedError):
     """The TCP connection was refused. webshocket raises the built-in exception."""
 
 
+_RefusedError.__qualname__ = _RefusedError.__name__ = ConnectionFailedError.__name__  # as tracebacks show it
+
+
 def failed(error: engine.ConnectionFailedError, text: str | None = None) -> ConnectionError:
     """Return webshocket's exception for one of the engine, which becomes its cause."""
     kind: type[ConnectionError] = ConnectionFailedError
