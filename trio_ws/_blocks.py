@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar
 
 from trio.lowlevel import enable_ki_protection, in_trio_task
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
-__all__ = ["Block", "EnteredOnly", "block", "check_no_loop", "check_trio"]
+__all__ = ["IMPORTING", "Block", "EnteredOnly", "block", "check_no_loop", "check_not_importing", "check_trio"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +56,24 @@ def check_no_loop(what: str) -> None:
     ):
         if runs():
             raise RuntimeError(f"{what} starts a loop of its own; {instead}")
+
+
+#: The import string of the target whose module is being imported, to be served.
+IMPORTING: ContextVar[str | None] = ContextVar("trio_ws_importing", default=None)
+
+
+def check_not_importing() -> None:
+    """Check that this is not called by a module that is being imported, to be served.
+
+    Raises:
+        RuntimeError: it is; the import would not end while the module serves.
+    """
+    target = IMPORTING.get()
+    if target is not None:
+        raise RuntimeError(
+            f"the module of {target!r} serves while it is imported to be served; put that call under: if"
+            ' __name__ == "__main__":'
+        )
 
 
 def in_asyncio_loop() -> bool:

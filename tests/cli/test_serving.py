@@ -208,8 +208,19 @@ def test_targets_that_cannot_be_served(
     ("source", "code", "text"),
     [
         ("1 / 0", 2, "ZeroDivisionError: division by zero"),
+        ("import trio_ws\napp = trio_ws.App()\napp.mount('a', app)", 2, "must begin with a slash"),
         ("def f(:", 2, "SyntaxError"),
         ("import nowhere_at_all", 2, "No module named 'nowhere_at_all'"),
+        (
+            "import trio, trio_ws\nasync def app(ws): pass\ntrio.run(trio_ws.serve, app, 0)",
+            2,
+            "serves while it is imported to be served; put that call under: if __name__",
+        ),
+        (
+            "import trio_ws\napp = trio_ws.App()\napp.run(0)",
+            2,
+            "serves while it is imported to be served; put that call under: if __name__",
+        ),
         ("raise SystemExit(3)", 1, "ends the program when it is imported (exit code 3)"),
     ],
 )

@@ -23,7 +23,13 @@ from trio_ws.cli.streams import give_up_stdout
 from trio_ws.protocol.hosts import is_loopback_name
 from trio_ws.server.access_log import enable_access_log
 from trio_ws.server.processes.control import PAGES
-from trio_ws.server.processes.targets import TargetError, import_string, load, load_ssl_context
+from trio_ws.server.processes.targets import (
+    ImportStringError,
+    TargetError,
+    import_string,
+    load,
+    load_ssl_context,
+)
 from trio_ws.server.server import add_pages
 
 if TYPE_CHECKING:
@@ -233,6 +239,10 @@ class _Announcement:
         invite(self._target, value.url, page)
 
 
+#: The folders of this package and of trio, whose lines are not the mistake of a module.
+_LIBRARIES = tuple(f"{one.__path__[0]}{os.sep}" for one in (trio_ws, trio))
+
+
 def load_target(target: str) -> Any:
     """Return the object that an import string names. Modules in the current folder are found too.
 
@@ -244,7 +254,7 @@ def load_target(target: str) -> Any:
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         return load(target)
-    except ValueError as exc:
+    except ImportStringError as exc:
         raise Failure(str(exc), USAGE) from exc
     except TargetError as exc:
         hint = "; run this where the module is, or set PYTHONPATH" if exc.__cause__ is not None else ""
@@ -254,9 +264,10 @@ def load_target(target: str) -> Any:
             f"{target} ends the program when it is imported (exit code {exc.code})", FAILED
         ) from exc
     except Exception as exc:
-        # Show the line that raised the exception.
+        # Show the line that raised the exception, or that called us or trio.
         frames = traceback.extract_tb(exc.__traceback__)
-        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        theirs = [one for one in frames if not one.filename.startswith(_LIBRARIES)] or frames
+        where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
         if isinstance(exc, SyntaxError):
             where = ""  # its text has the location
         what = f"{type(exc).__name__}: {exc}{where}"

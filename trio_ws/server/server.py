@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self, Unpack
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws._blocks import EnteredOnly, check_trio
+from trio_ws._blocks import EnteredOnly, check_not_importing, check_trio
 from trio_ws._settings import shows_settings_of
 from trio_ws.channels.sharing import share
 from trio_ws.errors import check_close
@@ -154,8 +154,10 @@ class WebSocketServer(ClientTasks, EnteredOnly):
         """Wait until cancelled, or until a handler's exception ends the server with ``debug``.
 
         Raises:
-            RuntimeError: the server's block was not entered, or was left.
+            RuntimeError: the server's block was not entered, or was left; or a module that is imported to be
+                served calls this, so that the import would never end.
         """
+        check_not_importing()
         self._check_entered()
         await trio.sleep_forever()
 

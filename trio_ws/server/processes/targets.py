@@ -13,7 +13,13 @@ import ssl
 import sys
 from typing import Any
 
-__all__ = ["TargetError", "import_string", "load", "load_ssl_context"]
+from trio_ws._blocks import IMPORTING
+
+__all__ = ["ImportStringError", "TargetError", "import_string", "load", "load_ssl_context"]
+
+
+class ImportStringError(ValueError):
+    """A text is not an import string."""
 
 
 class TargetError(ImportError):
@@ -28,16 +34,17 @@ def load(text: str, what: str = "target") -> Any:
         what: its name in error messages.
 
     Raises:
-        ValueError: ``text`` is not an import string.
+        ImportStringError: ``text`` is not an import string.
         TargetError: the module does not exist, or has no such attribute.
     """
     module_name, _, names = text.partition(":")
     module = module_name.removeprefix("./").removesuffix(".py").replace("/", ".")
     if "/" in module_name or not (names and all((*module_name.split("."), *names.split(".")))):
         example = f"{module}:{names or 'app'}" if module != module_name else "chat:app"
-        raise ValueError(
+        raise ImportStringError(
             f"the {what} must be an import string such as {example!r} (module:name), not {text!r}"
         )
+    before = IMPORTING.set(text)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
@@ -48,6 +55,8 @@ def load(text: str, what: str = "target") -> Any:
             f"cannot import the {what} {text!r}: there is no module {exc.name!r} in sys.path{hint}",
             name=exc.name,
         ) from exc
+    finally:
+        IMPORTING.reset(before)
     for name in names.split("."):
         try:
             found = getattr(found, name)
