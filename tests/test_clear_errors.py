@@ -21,6 +21,7 @@ from trio_ws.testing import MemoryListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
 URL = "ws://127.0.0.1:1/"
 
@@ -316,6 +317,13 @@ async def test_a_refused_connection_is_no_group(connect: Callable[[], Any]) -> N
             pytest.fail("nobody listens there")
     assert "Group" not in "".join(traceback.format_exception(caught.value))
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+async def test_a_unix_socket_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nobody"
+    with pytest.raises(trio_ws.ConnectionFailedError, match=f"could not reach the Unix socket {path}: "):
+        async with trio_ws.connect("ws://localhost/", unix_path=path):
+            pytest.fail("nobody listens there")
 
 
 def closed_port() -> int:

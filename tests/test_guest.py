@@ -289,7 +289,7 @@ def test_errors_outside_of_asyncio() -> None:
     async def in_trio() -> None:
         with pytest.raises(RuntimeError, match="trio task already"):
             await guest.run_trio(nothing)
-        with pytest.raises(RuntimeError, match="no running event loop"):
+        with pytest.raises(RuntimeError, match="needs an asyncio loop, but none is running"):
             await guest.call_asyncio(nothing)
 
     trio.run(in_trio)

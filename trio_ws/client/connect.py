@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import socket
 import ssl
 from collections.abc import Awaitable
@@ -249,6 +250,8 @@ class _ConnectAttempt:
     @property
     def where(self) -> str:
         """The server, and the proxy if there is one, for messages."""
+        if self._config.unix_path is not None:
+            return f"the Unix socket {os.fsdecode(self._config.unix_path)}"
         return self.uri.authority + (f" through the proxy {self._proxy}" if self._proxy else "")
 
     def _make_handshake(self) -> ClientHandshake:

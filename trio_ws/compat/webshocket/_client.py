@@ -229,9 +229,8 @@ class WebSocketClient:
                 assert self._on_receive is not None
                 result = self._on_receive(from_engine(packet, ClientType.FRAMEWORK))
                 if not inspect.isawaitable(result):
-                    raise TypeError(
-                        f"on_receive must be async, but gave {type(result).__name__}; use async def"
-                    )
+                    kind = type(result).__name__
+                    raise TypeError(f"on_receive must be async, but returned {kind}; use async def")
                 await result
         finally:
             background.stopping.set()
