@@ -7,6 +7,8 @@ import gc
 import json
 import logging
 import random
+import socket
+import struct
 import weakref
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -268,6 +270,62 @@ async def test_the_shared_reader_reads_listeners_from_the_second_on(
     async with serving(app) as server:
         assert await readers(server, "") == [False, True, True]
         assert await readers(server, "/function") == [False, False, False]
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+async def test_a_message_right_behind_the_request_comes_first(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", few)
+    app = App()
+    app.listener("/")(text)
+    async with serving(app) as server:
+        for _ in range(2):  # the second request is a known one
+            with socket.socket() as plain:
+                plain.connect(("127.0.0.1", port_of(server)))
+                plain.sendall(request() + TEXT_A + TEXT_A.replace(b"a", b"b"))
+                plain.setblocking(False)
+                received = b""
+                while not received.endswith(b"\x81\x01a\x81\x01b"):
+                    await trio.lowlevel.wait_readable(plain)
+                    received += plain.recv(4096)
+            await _until_gone(server)
+
+
+async def test_clients_that_left_before_they_were_accepted_leave_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0)
+    disconnected: list[WebSocket] = []
+
+    async def note(ws: WebSocket) -> None:
+        disconnected.append(ws)
+
+    app = App()
+    app.listener("/")(text)
+    app.listener("/noted", on_disconnect=note)(text)
+    async with serving(app) as server:
+        before = all_tasks()
+        for path in ("/", "/noted"):
+            for _ in range(3):
+                with socket.socket() as plain:
+                    plain.connect(("127.0.0.1", port_of(server)))
+                    plain.sendall(request(target=path))
+                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset
+                await _until_gone(server)
+        await wait_all_tasks_blocked()
+        assert len(all_tasks() - before) <= 2, "one that serves clients, and one that reads"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def _until_gone(server: WebSocketServer) -> None:
+    """Wait until the server has accepted a client, and holds nothing for it."""
+    with trio.fail_after(guard()):
+        await wait_all_tasks_blocked(0.01)
+        while server._clients or server.connections:
+            await trio.lowlevel.checkpoint()
+    assert not server._shares._connections
+    assert not server._shares._handshakes
 
 
 async def _hold(url: str, *, task_status: trio.TaskStatus[WebSocket]) -> None:

@@ -136,9 +136,9 @@ PRIVATE: dict[str, tuple[str, str]] = {
     "websocket/internals.py": (
         "hands out the parts of a WebSocket",
         (
-            "_closing _deflate _fragmenting _let_in _liveness _opened _opening _options _post _reader "
-            "_receive_buffer _send _shutdown _start_application_close _wait_for_message _wait_for_room "
-            "_write_buffer"
+            "_accept _closing _deflate _fragmenting _let_in _liveness _opened _opening _options _post "
+            "_reader _receive_buffer _send _shutdown _start_application_close _wait_for_message "
+            "_wait_for_room _write_buffer"
         ),
     ),
 }

@@ -24,7 +24,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_ws._blocks import check_no_loop
 from trio_ws._settings import shows_settings_of
-from trio_ws.app.dispatch import Route, answer, serve
+from trio_ws.app.dispatch import Route, answer, begin, serve
 from trio_ws.app.docs import DocsPage
 from trio_ws.app.javascript import ClientModule
 from trio_ws.app.lifespan import run_lifespans
@@ -536,8 +536,13 @@ class App(Router):
         for route, params in self._websockets.find(path):
             serving = functools.partial(serve, route, params)
             # Middleware has code of ours around the function.
-            interruptible = route.interruptible and not any(route.middleware)
-            return WebSocketRoute(serving, params, route.subprotocols, interruptible)
+            direct = not any(route.middleware)
+            alone = (
+                direct and isinstance(route.function, MessageListener) and route.function.on_connect is None
+            )
+            beginning = functools.partial(begin, route, params) if alone else None
+            interruptible = route.interruptible and direct
+            return WebSocketRoute(serving, params, route.subprotocols, interruptible, beginning)
         return None
 
     def find_http(self, method: str, path: str) -> HTTPRoute | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trio_ws.server.router import ServerResources
     from trio_ws.websocket.connection import WebSocket
 
-__all__ = ["HTTPMiddleware", "HTTPNext", "Middleware", "Next", "Route", "Wrapper", "answer", "serve"]
+__all__ = ["HTTPMiddleware", "HTTPNext", "Middleware", "Next", "Route", "Wrapper", "answer", "begin", "serve"]
 
 logger = logger_for("trio_ws.app")
 
@@ -83,6 +83,17 @@ def serve(route: Route, params: PathParameters, ws: WebSocket, shared: ServerRes
         return _Next(chain, 0, functools.partial(_serve_inner, route, params, shared))(ws)
     # Without middleware, the connection may leave this task.
     return _serve_inner(route, params, shared, ws, detachable=True)
+
+
+@enable_ki_protection
+def begin(route: Route, params: PathParameters, ws: WebSocket, shared: ServerResources) -> bool:
+    """Serve a connection of a listener without a task, if possible. See `WebSocketRoute.begin`."""
+    if shared.finish_soon is None:
+        return False
+    routed(ws.request, params, route.json)
+    listener: MessageListener = route.function
+    wanted = {name: params.get(name, ws.request) for name in route.wanted} if route.wanted else _NO_ARGUMENTS
+    return listener.begin(ws, shared.task_pool, wanted, shared.finish_soon)
 
 
 class _Next:

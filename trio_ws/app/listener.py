@@ -42,11 +42,13 @@ from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import CLOSED, CONNECTING, OPEN
 from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.internals import (
+    accept_now,
     is_fragmenting,
     message_waiter,
     options_of,
     parts_of,
     post,
+    reader_of,
     send,
     wait_for_room,
 )
@@ -196,6 +198,25 @@ class MessageListener:
                 await self._run_on_disconnect(ws)
         return None if over else DETACHED
 
+    def begin(
+        self, ws: WebSocket, pool: TaskPool, arguments: PathParameters, finish_soon: FinishSoon
+    ) -> bool:
+        """Accept a client without a task, and let the shared reader handle its messages.
+
+        Fast path: most connections need no task, and the coroutines and scopes of one that serves a client
+        take a tenth of opening and closing a connection. ``on_connect`` must be None.
+
+        Returns:
+            False if the connection needs a task. Then call `serve`.
+        """
+        reader_of(ws).inline = True
+        try:
+            accept_now(ws)
+        except ConnectionClosedError:
+            return False  # it ends there
+        when_over = finish_soon.detached(self)
+        return ListenerSession(self, ws, pool, arguments, when_over.context).begin(when_over)
+
     @enable_ki_protection
     async def _finish(self, session: ListenerSession, ws: WebSocket) -> None:
         """Finish a connection that has left its task."""
@@ -263,12 +284,27 @@ class ListenerSession:
 
     # -- life ---------------------------------------------------------------------------------------
 
+    def begin(self, when_over: Detached) -> bool:
+        """Handle messages in the shared reader, if it reads and no message has arrived.
+
+        Args:
+            when_over: called when the connection is over. Then `finish` must be awaited, unless nothing is
+                left to do.
+
+        Returns:
+            Whether that is so. Otherwise nothing was done.
+        """
+        self._when_over = when_over
+        if self._receive_buffer.messages or not self._delegate():
+            return False
+        self._reader.observer = self
+        return True
+
     async def run(self, when_over: Detached | None) -> bool:
         """Handle messages until the connection is over.
 
         Args:
-            when_over: allows this to return as soon as the shared reader reads. It is called when the
-                connection is over, and then `finish` must be awaited, unless nothing is left to do.
+            when_over: as for `begin`, if this may return as soon as the shared reader reads.
 
         Returns:
             Whether the connection is over.
@@ -276,10 +312,9 @@ class ListenerSession:
         Raises:
             BaseException: the exception of the listener.
         """
-        self._reader.observer = self
-        self._when_over = when_over
-        if not self._receive_buffer.messages and self._delegate():
+        if when_over is not None and self.begin(when_over):
             return False
+        self._reader.observer = self
         own = PooledTask(current_task())
         try:
             with own.scope:

@@ -102,6 +102,9 @@ __all__ = ["ClientTasks", "PendingClient", "set_pages"]
 #: Serves one WebSocket: a function of the user, or a method of the server.
 ServeFunction = Callable[[WebSocket], Awaitable[object]]
 
+#: A new WebSocket, what serves it, and `WebSocketRoute.begin`.
+_Opened = tuple[WebSocket, ServeFunction, Callable[[WebSocket, ServerResources], bool] | None]
+
 logger = logger_for("trio_ws.server")
 
 #: All tasks of clients share it; trio would make a name for each.
@@ -306,15 +309,19 @@ class ClientTasks:
                     address, share = client.address, client.share
                     del client
                 if opened is not None:
-                    ws, target = opened
+                    ws, target, begin = opened
                     self._connections[ws] = True
                     if self._access_log is not None:
                         self._access_log.opened(ws)
-                    begin_opening(ws)
-                    handling = self._handle(ws, target)
-                    del opened, ws, target  # an idle connection would keep them
-                    over = await handling
-                    del handling
+                    if begin is not None and self._begin(ws, begin):
+                        over = False
+                        del opened, ws, target, begin
+                    else:
+                        begin_opening(ws)
+                        handling = self._handle(ws, target)
+                        del opened, ws, target, begin  # an idle connection would keep them
+                        over = await handling
+                        del handling
             except BaseException as exc:  # noqa: BLE001 - classified in _task_failed
                 self._task_failed(exc, address)
                 reusable = False
@@ -332,6 +339,17 @@ class ClientTasks:
             task.context = _NO_CONTEXT
             self._idle_tasks.append(task)
             client = await wait_task_rescheduled(self._cancel_idle)
+
+    def _begin(self, ws: WebSocket, begin: Callable[[WebSocket, ServerResources], bool]) -> bool:
+        """Serve a connection without a task, if possible. Return whether it lives on so."""
+        try:
+            begun = begin(ws, self._resources)
+        except BaseException:
+            self._connection_over(ws)
+            raise
+        if begun:
+            self._connections[ws] = False
+        return begun
 
     def _cancel_idle(self, _: RaiseCancelT) -> Abort:
         """Cancel an idle task. All are cancelled together."""
@@ -381,7 +399,7 @@ class ClientTasks:
         for ws in [ws for ws, has_task in self._connections.items() if not has_task]:
             closing_of(ws).abort(None)
 
-    async def _open(self, client: PendingClient) -> tuple[WebSocket, ServeFunction] | None:
+    async def _open(self, client: PendingClient) -> _Opened | None:
         """Make a WebSocket of an opening request, with its target. Return None after an HTTP response."""
         try:
             try:
@@ -539,9 +557,10 @@ class ClientTasks:
 
     def _make_websocket(
         self, found: WebSocketRoute | None, request: Request, transport: Transport, trailing: bytes
-    ) -> tuple[WebSocket, ServeFunction]:
-        target, subprotocols = self._target, self._subprotocols
+    ) -> _Opened:
+        target, subprotocols, begin = self._target, self._subprotocols, None
         if found is not None:
+            begin = found.begin
             target = functools.partial(self._call_route, found.serve)
             if not found.interruptible:
                 target = functools.partial(self._run_target, target)
@@ -558,7 +577,7 @@ class ClientTasks:
         )
         if found is not None:
             routed(request, found.path_params)
-        return ws, target
+        return ws, target, begin
 
     def _check_admission(self) -> None:
         if self._state != "serving":

@@ -53,12 +53,16 @@ class WebSocketRoute(NamedTuple):
         path_params: for ``ws.path_params``.
         subprotocols: those of the route; None for the server's own.
         interruptible: whether the user code in it is marked as interruptible by Ctrl+C.
+        begin: serves a connection that needs no task, starting before it is accepted, as if `serve` had
+            returned `DETACHED`. It returns False if the connection needs one; then call `serve`. None if all
+            connections need one.
     """
 
     serve: Callable[[WebSocket, ServerResources], Awaitable[object]]
     path_params: PathParameters
     subprotocols: tuple[str, ...] | None
     interruptible: bool = False
+    begin: Callable[[WebSocket, ServerResources], bool] | None = None
 
 
 class HTTPRoute(NamedTuple):

@@ -223,6 +223,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             ConnectionClosedError: the client has left.
         """
         await checkpoint_if_cancelled()
+        self._accept(subprotocol, headers)
+
+    def _accept(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> None:
         opening = self._check_connecting("accept")
         answer, self._subprotocol, deflate = answer_upgrade(
             self._request, subprotocol, opening.offered, headers, self._options

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Parts",
+    "accept_now",
     "begin_opening",
     "close_for_application",
     "close_for_shutdown",
@@ -151,6 +152,11 @@ def open_client(
 def opening_of(ws: WebSocket) -> Opening | None:
     """Return the opening handshake of a server's WebSocket; None once the client is accepted."""
     return ws._opening
+
+
+def accept_now(ws: WebSocket) -> None:
+    """Accept the client as `WebSocket.accept` does without arguments. Raises ConnectionClosedError."""
+    ws._accept(None, ())
 
 
 def begin_opening(ws: WebSocket) -> None:
