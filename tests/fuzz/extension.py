@@ -44,6 +44,7 @@ from trio_ws.codecs.decoded_size import python_msgpack_size
 from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.protocol._accel import python_take_frames, python_whole_frame
 from trio_ws.rpc.inline_call import python_first_step
+from trio_ws.rpc.methods import python_have_types
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.transport import SocketTransport
 from trio_ws.websocket.write_buffer import _NO_PARTS, WriteBuffer, python_buffer_each, python_flush_row
@@ -199,18 +200,27 @@ def check_buffer_item(module: ModuleType, chance: random.Random) -> None:
     write_buffer = random_connection(chance)._write_buffer
     other = copy.deepcopy(write_buffer)
     call_id = "x" * chance.choice((1, 31, 32, 300))
-    parts = (0x82, b"before", chance.randbytes(chance.randrange(300)), b"", call_id)
+    around = (msgspec.msgpack.encode, 0x82, b"before", chance.randbytes(chance.randrange(300)), b"")
     value = chance.choice((b"x" * chance.choice((1, 100, 300, 70_000)), None, [1], object()))
+    has_general = chance.random() < 0.9
     ways: Any = ((write_buffer, module.buffer_item), (other, python_buffer_item))
     for written, buffer_item in ways:
         general: list[Any] = []
-        size = buffer_item(general.append, written, msgspec.msgpack.encode, *parts, value)
+        append = general.append if has_general else None
+        size = buffer_item(*around, append, written, call_id, value)
         sent.append((size, general, written._parts, written.size, written.flush_scheduled))
     assert sent[0] == sent[1]
     name = chance.choice(burst_sends.WriteBuffer.__slots__)
     setattr(write_buffer, name, chance.choice((None, 5, -1, 1 << 70, "five", (b"1",))))
     with suppress(TypeError, AttributeError):  # from the method in Python
-        module.buffer_item(len, write_buffer, msgspec.msgpack.encode, *parts, b"x")
+        module.buffer_item(*around, len, write_buffer, call_id, b"x")
+
+
+def check_types(module: ModuleType, chance: random.Random) -> None:
+    """Compare types in C and in Python."""
+    values = [chance.choice((1, True, "x", b"", None, 1.5)) for _ in range(chance.randrange(4))]
+    kinds = tuple(map(type, values)) if chance.random() < 0.5 else (int, str)[: chance.randrange(3)]
+    assert module.have_types(values, kinds) == python_have_types(values, kinds)
 
 
 def check_flushes(module: ModuleType, chance: random.Random) -> None:
@@ -247,6 +257,7 @@ def run(path: str, count: int) -> int:
     for _ in range(count // 20):
         trio.run(check_send_in_burst, module, chance)
         check_buffer_item(module, chance)
+        check_types(module, chance)
     if hasattr(module, "flush_row"):
         module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
         for _ in range(count // 20):

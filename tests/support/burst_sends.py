@@ -95,23 +95,23 @@ def python_send_in_burst(connection: Connection, value: Any) -> bool:
 
 
 def python_buffer_item(
-    general: Callable[[Any], int],
-    write_buffer: WriteBuffer,
     encode: Callable[[Any], bytes],
     first: int,
     before: bytes,
     between: bytes,
     after: bytes,
+    general: Callable[[Any], Any] | None,
+    write_buffer: WriteBuffer,
     call_id: str,
     value: Any,
-) -> int:
+) -> Any:
     """The same as `buffer_item`, in Python."""
     try:
         encoded = encode(value)
     except Exception:  # noqa: BLE001 - as in C
-        return general(value)
-    if not write_buffer.fast_send_limit:
-        return general(value)
+        encoded = None
+    if encoded is None or not write_buffer.fast_send_limit:
+        return None if general is None else general(value)
     payload = before + msgspec.msgpack.encode(call_id) + between + encoded + after
     write_buffer.buffer(python_whole_frame(first, payload, b""))
     return len(payload)

@@ -134,9 +134,10 @@ async def test_nothing_is_kept(send_in_burst: Any) -> None:
     chance=st.randoms(use_true_random=False),
     value=st.none() | st.integers(-(2**64), 2**65) | st.binary(max_size=300) | st.just(bytes(70_000)),
     call_id=st.text(st.characters(codec="utf-8"), max_size=40),
+    has_general=st.booleans(),
 )
 def test_items_of_streams_agree_with_python(
-    module: Any, chance: random.Random, value: object, call_id: str
+    module: Any, chance: random.Random, value: object, call_id: str, has_general: bool
 ) -> None:
     write_buffer = random_connection(chance)._write_buffer
     other = copy.deepcopy(write_buffer)
@@ -144,15 +145,16 @@ def test_items_of_streams_agree_with_python(
     ways: Any = ((write_buffer, module.buffer_item), (other, python_buffer_item))
     for written, buffer_item in ways:
         general: list[object] = []
-        parts = (0x82, b"before", b"between", b"after", call_id)
-        size = buffer_item(general.append, written, msgspec.msgpack.encode, *parts, value)
+        append = general.append if has_general else None
+        around = (0x82, b"before", b"between", b"after", append, written, call_id)
+        size = buffer_item(msgspec.msgpack.encode, *around, value)
         seen.append((size, general, written._parts, written.size, written.flush_scheduled))
     assert seen[0] == seen[1]
 
 
 @needs_extension
 def test_items_that_cannot_be_buffered_at_once_take_the_general_way(module: Any) -> None:
-    parts = (0x82, b"", b"", b"", "1")
+    around = (0x82, b"", b"", b"")
 
     def general(value: object) -> int:
         raise KeyError(value)
@@ -169,14 +171,15 @@ def test_items_that_cannot_be_buffered_at_once_take_the_general_way(module: Any)
         for target in (write_buffer, None):
             value = object()
             with pytest.raises(KeyError) as caught:
-                module.buffer_item(general, target, encode, *parts, value)
+                module.buffer_item(encode, *around, general, target, "1", value)
             assert caught.value.args == (value,)
+            assert module.buffer_item(encode, *around, None, target, "1", value) is None
     with pytest.raises(KeyError):  # the identifier has no frame
-        module.buffer_item(general, write_buffer, bytes, *parts[:4], "\ud800", b"1")
+        module.buffer_item(bytes, *around, general, write_buffer, "\ud800", b"1")
     with pytest.raises(KeyboardInterrupt):
-        module.buffer_item(general, write_buffer, leave, *parts, b"1")
+        module.buffer_item(leave, *around, general, write_buffer, "1", b"1")
     with pytest.raises(KeyError):  # of another class
-        module.buffer_item(general, Broken(), bytes, *parts, b"1")
+        module.buffer_item(bytes, *around, general, Broken(), "1", b"1")
     with pytest.raises(TypeError, match="nine"):
         module.buffer_item(general)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import functools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -277,6 +277,8 @@ class PlainCalls(NamedTuple):
         take_responses: removes plain responses to pending calls from the start of a deque of messages, and
             those calls from their dict, and returns these calls. It stops after a number of them, and at any
             other message, and at one of a number of bytes.
+        buffer: the same in one call, for a write buffer, an id and a result: buffers that frame. Its first
+            argument is None; see `buffer_item` in C. It returns None if nothing was buffered.
     """
 
     read: Callable[[str | bytes], tuple[str | None, Value, str] | None]
@@ -284,6 +286,7 @@ class PlainCalls(NamedTuple):
     frame: Callable[[str, bytes], bytes]
     request_frame: Callable[[str, bytes, str, bytes], bytes]
     take_responses: TakeResponses
+    buffer: Callable[[None, Any, str, Value], int | None]
 
 
 class Codec(ABC):

@@ -141,6 +141,9 @@ class PacketCodec(Codec):
                 functools.partial(extension.result_frame, first, self._before, self._between, self._after),
                 functools.partial(extension.request_frame, first, *self._request_parts),
                 extension.take_responses,
+                functools.partial(
+                    extension.buffer_item, encode, first, self._before, self._between, self._after
+                ),
             )
 
     def decode(self, payload: str | bytes) -> Packet:

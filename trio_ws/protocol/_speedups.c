@@ -961,6 +961,28 @@ request_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return packet_frame(args[0], PyBytes_GET_SIZE(args[8]) ? args[8] : NULL, parts, 7);
 }
 
+PyDoc_STRVAR(have_types_doc, "have_types($module, values, types, /)\n--\n\n"
+                             "See python_have_types in rpc/methods.py.");
+
+static PyObject *
+have_types(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Py_ssize_t size;
+    int equal;
+
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "have_types() takes two arguments");
+        return NULL;
+    }
+    if (!PyList_Check(args[0]) || !PyTuple_Check(args[1]))
+        Py_RETURN_FALSE;
+    size = PyList_GET_SIZE(args[0]);
+    equal = size == PyTuple_GET_SIZE(args[1]);
+    for (Py_ssize_t i = 0; equal && i < size; i++)
+        equal = (PyObject *)Py_TYPE(PyList_GET_ITEM(args[0], i)) == PyTuple_GET_ITEM(args[1], i);
+    return PyBool_FromLong(equal);
+}
+
 /* Look up an attribute of the instances of a class. Return 0 if it has no slot, -1 with an exception. */
 static int
 find_slot(slot *found, PyObject *type, const char *name)
@@ -1522,17 +1544,17 @@ send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
 }
 
 PyDoc_STRVAR(buffer_item_doc,
-             "buffer_item($module, general, write_buffer, encode, first, before, between, after, call_id, value, /)\n"
+             "buffer_item($module, encode, first, before, between, after, general, write_buffer, call_id, value, /)\n"
              "--\n\n"
-             "See item_sender in rpc/transport.py.");
+             "See item_sender and reply_result in rpc/transport.py.");
 
 static PyObject *
 buffer_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    enum { GENERAL, BUFFER, ENCODE, FIRST, VALUE = FIRST + 5, ARGUMENTS };
+    enum { ENCODE, FIRST, BEFORE, BETWEEN, AFTER, GENERAL, BUFFER, CALL_ID, VALUE, ARGUMENTS };
     module_state *state = PyModule_GetState(module);
     const slot *places = state->places;
-    PyObject *frame_args[6], *frame = NULL, *parts, *encoded;
+    PyObject *frame = NULL, *parts, *encoded;
     Py_ssize_t size, waiting;
 
     if (count != ARGUMENTS) {
@@ -1541,9 +1563,9 @@ buffer_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
     }
     encoded = PyObject_CallOneArg(args[ENCODE], args[VALUE]);
     if (encoded != NULL && number_in(&places[LIMIT], args[BUFFER]) > 0) {
-        memcpy(frame_args, args + FIRST, 5 * sizeof(PyObject *));
-        frame_args[5] = encoded;
-        frame = result_frame(module, frame_args, 6);
+        PyObject *of_frame[] = {args[FIRST], args[BEFORE], args[BETWEEN], args[AFTER], args[CALL_ID], encoded};
+
+        frame = result_frame(module, of_frame, 6);
     }
     Py_XDECREF(encoded);
     if (frame == NULL) {
@@ -1551,7 +1573,7 @@ buffer_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
         if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception))
             return NULL;
         PyErr_Clear();
-        return PyObject_CallOneArg(args[GENERAL], args[VALUE]);
+        return args[GENERAL] == Py_None ? Py_NewRef(Py_None) : PyObject_CallOneArg(args[GENERAL], args[VALUE]);
     }
     size = PyBytes_GET_SIZE(frame);
     parts = burst_under_way(places, args[BUFFER], size, &waiting);
@@ -1859,6 +1881,7 @@ static PyMethodDef methods[] = {
     {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
     {"watch_connection", (PyCFunction)(void (*)(void))watch_connection, METH_FASTCALL, watch_connection_doc},
     {"send_in_burst", (PyCFunction)(void (*)(void))send_in_burst, METH_FASTCALL, send_in_burst_doc},
+    {"have_types", (PyCFunction)(void (*)(void))have_types, METH_FASTCALL, have_types_doc},
     {"buffer_item", (PyCFunction)(void (*)(void))buffer_item, METH_FASTCALL, buffer_item_doc},
     {"watch_buffers", (PyCFunction)(void (*)(void))watch_buffers, METH_FASTCALL, watch_buffers_doc},
     {"buffer_each", (PyCFunction)(void (*)(void))buffer_each, METH_FASTCALL, buffer_each_doc},

@@ -38,6 +38,7 @@ from trio_ws._types import ANY_VALUE
 from trio_ws.codecs.jsonrpc import EXTENSIONS
 from trio_ws.decoding import UNDECODABLE
 from trio_ws.predicates import PredicateLike, check_predicate
+from trio_ws.protocol.masking import extension
 from trio_ws.rpc.definitions import check_connection, layers, looks_like_argument
 from trio_ws.rpc.parameters import MethodParameter, format_annotation, invalid_params, resolve, show_name
 
@@ -69,6 +70,15 @@ _AWAITABLES = (Awaitable, Coroutine)
 # Types that msgspec converts to themselves.
 _EXACT: tuple[object, ...] = (int, str, float, bool, bytes)
 _MAX_NAME = 256  # the limit of a packet
+
+
+def python_have_types(values: Sequence[Value], types: tuple[object, ...] | None) -> bool:
+    """Whether the values have exactly these types. False for None."""
+    return tuple(map(type, values)) == types
+
+
+#: `python_have_types`, or the same in C, which returns False for values that are no list.
+have_types = python_have_types if extension is None else extension.have_types
 
 
 class Method:
@@ -224,7 +234,7 @@ class Method:
         """
         try:
             if not kwargs:
-                if tuple(map(type, args)) == self._types:
+                if have_types(args, self._types):
                     return args, kwargs
                 if len(args) == self._count:
                     if self._by_position is None:

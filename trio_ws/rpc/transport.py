@@ -210,6 +210,14 @@ class PacketTransport:
             PacketError: the value cannot be encoded.
         """
         write_buffer, plain_calls = self.write_buffer, self.plain_calls
+        cork = self.receive_buffer.messages or self.batch
+        if (
+            cork
+            and plain_calls is not None
+            and value is not None
+            and plain_calls.buffer(None, write_buffer, call_id, value) is not None
+        ):
+            return
         frame: bytes | None = None
         if plain_calls is not None and write_buffer.fast_send_limit and value is not None:
             try:
@@ -220,7 +228,7 @@ class PacketTransport:
             payload = self.codec.result(Request("", call_id=call_id), value)
             if payload is not None:
                 self.reply(payload)
-        elif self.receive_buffer.messages or self.batch:
+        elif cork:
             write_buffer.buffer(frame)
         else:
             write_buffer.write(frame)
@@ -246,7 +254,10 @@ class PacketTransport:
         if extension is None or parts is None or plain_calls is None:
             return send
         # The same in one call, with `send` for what is not so common. It saves a quarter of an item's time.
-        return functools.partial(extension.buffer_item, send, write_buffer, plain_calls.encode, *parts)
+        *around, call_id = parts
+        return functools.partial(
+            extension.buffer_item, plain_calls.encode, *around, send, write_buffer, call_id
+        )
 
     def abort(self, call_id: str) -> None:
         """Tell the other side to abort a call or a stream, if the codec can say so."""
