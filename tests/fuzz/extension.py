@@ -47,7 +47,13 @@ from trio_ws.rpc.inline_call import python_first_step
 from trio_ws.rpc.methods import python_have_types
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.transport import SocketTransport
-from trio_ws.websocket.write_buffer import _NO_PARTS, WriteBuffer, python_buffer_each, python_flush_row
+from trio_ws.websocket.write_buffer import (
+    _NO_PARTS,
+    WriteBuffer,
+    python_buffer_each,
+    python_buffer_frame,
+    python_flush_row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -198,10 +204,13 @@ def check_buffer_item(module: ModuleType, chance: random.Random) -> None:
     """Buffer an item of a stream in C and in Python."""
     sent: list[Any] = []
     write_buffer = random_connection(chance)._write_buffer
-    other = copy.deepcopy(write_buffer)
+    other: Any = copy.deepcopy(write_buffer)
     call_id = "x" * chance.choice((1, 31, 32, 300))
     around = (msgspec.msgpack.encode, 0x82, b"before", chance.randbytes(chance.randrange(300)), b"")
     value = chance.choice((b"x" * chance.choice((1, 100, 300, 70_000)), None, [1], object()))
+    payload = chance.randbytes(chance.randrange(300))
+    module.buffer_frame(write_buffer, 0x81, payload)
+    python_buffer_frame(other, 0x81, payload)
     has_general = chance.random() < 0.9
     ways: Any = ((write_buffer, module.buffer_item), (other, python_buffer_item))
     for written, buffer_item in ways:
@@ -213,6 +222,7 @@ def check_buffer_item(module: ModuleType, chance: random.Random) -> None:
     name = chance.choice(burst_sends.WriteBuffer.__slots__)
     setattr(write_buffer, name, chance.choice((None, 5, -1, 1 << 70, "five", (b"1",))))
     with suppress(TypeError, AttributeError):  # from the method in Python
+        module.buffer_frame(write_buffer, 0x82, payload)
         module.buffer_item(*around, len, write_buffer, call_id, b"x")
 
 

@@ -31,6 +31,7 @@ from trio_ws import WebSocketMessage
 from trio_ws.protocol.frames import BINARY, CLOSE
 from trio_ws.protocol.masking import extension
 from trio_ws.websocket import connection as connection_module
+from trio_ws.websocket.write_buffer import python_buffer_frame
 
 if TYPE_CHECKING:
     from trio_ws import WebSocket
@@ -127,6 +128,27 @@ async def test_nothing_is_kept(send_in_burst: Any) -> None:
     counts, once = ([sys.getrefcount(part) for part in parts] for parts in lists)
     assert [count - 1 for count in counts] == once * 2
     assert write_buffer.size == 1 + 2 * 304
+
+
+@needs_extension
+@given(
+    chance=st.randoms(use_true_random=False),
+    payload=st.binary(max_size=300) | st.sampled_from((bytes(65535), bytearray(70_000))),
+)
+def test_frames_are_buffered_as_by_python(module: Any, chance: random.Random, payload: bytes) -> None:
+    write_buffer = random_connection(chance)._write_buffer
+    other: Any = copy.deepcopy(write_buffer)
+    module.buffer_frame(write_buffer, 0x82, payload)
+    in_c = write_buffer._parts, write_buffer.size, write_buffer.flush_scheduled
+    python_buffer_frame(other, 0x82, payload)
+    assert in_c == (other._parts, other.size, other.flush_scheduled)
+
+
+@needs_extension
+def test_frames_that_cannot_be_buffered(module: Any) -> None:
+    for arguments in ((), (None, 0x82, b""), (None, 0x82, "text"), (None, None, b"")):
+        with pytest.raises((TypeError, AttributeError)):
+            module.buffer_frame(*arguments)
 
 
 @needs_extension

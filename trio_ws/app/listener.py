@@ -29,7 +29,6 @@ from trio_ws.decoding import UNDECODABLE, decode_json
 from trio_ws.errors import CloseConnection, ConnectionClosedError, MessageError
 from trio_ws.logs import logger_for, shown
 from trio_ws.models import decode_model, encode_model
-from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
 from trio_ws.rpc.detached import DETACHED
 from trio_ws.rpc.inline_call import first_step, resume_coroutine
@@ -53,6 +52,7 @@ from trio_ws.websocket.internals import (
     wait_for_room,
 )
 from trio_ws.websocket.message import BytesLike, WebSocketMessage, whole_message
+from trio_ws.websocket.write_buffer import buffer_frame
 
 if TYPE_CHECKING:
     import contextvars
@@ -565,7 +565,7 @@ class ListenerSession:
             post(self._ws, first & ~FIN, payload, cork=bool(self._receive_buffer.messages))
         # Otherwise it is the common case of post(): a server's open, uncompressed connection.
         elif self._receive_buffer.messages:
-            write_buffer.buffer(whole_frame(first, payload, b""))
+            buffer_frame(write_buffer, first, payload)
         else:
             write_buffer.write_frame(first, payload)
 

@@ -7,8 +7,7 @@
    Invariants:
 
    - No state is kept between two calls. The only arguments that are modified are the containers that messages are
-     appended to and taken from, the connection of send_in_burst, and write buffers; passed_checkpoint counts in
-     trio's task.
+     appended to and taken from, and the buffers of connections; passed_checkpoint counts in trio's task.
    - A descriptor belongs to the caller, who has not closed it.
    - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
      calls of the system do not wait, and move at most as much.
@@ -67,6 +66,7 @@ enum { WRITE_BUFFER, RECEIVE_BUFFER, SENDS, MESSAGES, SIZE, LIMIT, SCHEDULED, PA
 /* The state of the module, one for each interpreter. */
 typedef struct {
     PyObject *append, *task, *popleft, *value, *text, *binary, *buffer; /* texts */
+    PyObject *no_key; /* b"" */
     PyTypeObject *next_method, *next_message;
     slot places[PLACES]; /* from watch_connection */
     /* From watch_buffers; the list is that of all write buffers that are empty. */
@@ -1543,6 +1543,45 @@ send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return failed ? NULL : Py_NewRef(Py_True);
 }
 
+/* Call WriteBuffer.buffer, or do the same in a burst. Takes the reference to the frame. Return -1 with an exception. */
+static int
+buffer_in(module_state *state, PyObject *write_buffer, PyObject *frame)
+{
+    Py_ssize_t waiting;
+    PyObject *parts = burst_under_way(state->places, write_buffer, PyBytes_GET_SIZE(frame), &waiting), *none;
+    int result;
+
+    if (parts != NULL)
+        result = add_to_burst(state->places, write_buffer, parts, frame, waiting);
+    else {
+        none = PyObject_CallMethodOneArg(write_buffer, state->buffer, frame);
+        result = none == NULL ? -1 : 0;
+        Py_XDECREF(none);
+    }
+    Py_DECREF(frame);
+    return result;
+}
+
+PyDoc_STRVAR(buffer_frame_doc, "buffer_frame($module, write_buffer, first, payload, /)\n--\n\n"
+                               "See python_buffer_frame in websocket/write_buffer.py.");
+
+static PyObject *
+buffer_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    module_state *state = PyModule_GetState(module);
+    PyObject *frame, *parts[3];
+
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "buffer_frame() takes a write buffer, a byte and a payload");
+        return NULL;
+    }
+    parts[0] = args[1];
+    parts[1] = args[2];
+    parts[2] = state->no_key;
+    frame = whole_frame(module, parts, 3);
+    return frame == NULL || buffer_in(state, args[0], frame) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
 PyDoc_STRVAR(buffer_item_doc,
              "buffer_item($module, encode, first, before, between, after, general, write_buffer, call_id, value, /)\n"
              "--\n\n"
@@ -1553,16 +1592,15 @@ buffer_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     enum { ENCODE, FIRST, BEFORE, BETWEEN, AFTER, GENERAL, BUFFER, CALL_ID, VALUE, ARGUMENTS };
     module_state *state = PyModule_GetState(module);
-    const slot *places = state->places;
-    PyObject *frame = NULL, *parts, *encoded;
-    Py_ssize_t size, waiting;
+    PyObject *frame = NULL, *encoded;
+    Py_ssize_t size;
 
     if (count != ARGUMENTS) {
         PyErr_SetString(PyExc_TypeError, "buffer_item() takes nine arguments");
         return NULL;
     }
     encoded = PyObject_CallOneArg(args[ENCODE], args[VALUE]);
-    if (encoded != NULL && number_in(&places[LIMIT], args[BUFFER]) > 0) {
+    if (encoded != NULL && number_in(&state->places[LIMIT], args[BUFFER]) > 0) {
         PyObject *of_frame[] = {args[FIRST], args[BEFORE], args[BETWEEN], args[AFTER], args[CALL_ID], encoded};
 
         frame = result_frame(module, of_frame, 6);
@@ -1576,21 +1614,8 @@ buffer_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return args[GENERAL] == Py_None ? Py_NewRef(Py_None) : PyObject_CallOneArg(args[GENERAL], args[VALUE]);
     }
     size = PyBytes_GET_SIZE(frame);
-    parts = burst_under_way(places, args[BUFFER], size, &waiting);
-    if (parts != NULL) {
-        if (add_to_burst(places, args[BUFFER], parts, frame, waiting) < 0)
-            Py_CLEAR(frame);
-    }
-    else {
-        PyObject *none = PyObject_CallMethodOneArg(args[BUFFER], state->buffer, frame);
-
-        if (none == NULL)
-            Py_CLEAR(frame);
-        Py_XDECREF(none);
-    }
-    if (frame == NULL)
+    if (buffer_in(state, args[BUFFER], frame) < 0)
         return NULL;
-    Py_DECREF(frame);
     return PyLong_FromSsize_t(size - (size < 128 ? 2 : size < 65540 ? 4 : 10));
 }
 
@@ -1882,6 +1907,7 @@ static PyMethodDef methods[] = {
     {"watch_connection", (PyCFunction)(void (*)(void))watch_connection, METH_FASTCALL, watch_connection_doc},
     {"send_in_burst", (PyCFunction)(void (*)(void))send_in_burst, METH_FASTCALL, send_in_burst_doc},
     {"have_types", (PyCFunction)(void (*)(void))have_types, METH_FASTCALL, have_types_doc},
+    {"buffer_frame", (PyCFunction)(void (*)(void))buffer_frame, METH_FASTCALL, buffer_frame_doc},
     {"buffer_item", (PyCFunction)(void (*)(void))buffer_item, METH_FASTCALL, buffer_item_doc},
     {"watch_buffers", (PyCFunction)(void (*)(void))watch_buffers, METH_FASTCALL, watch_buffers_doc},
     {"buffer_each", (PyCFunction)(void (*)(void))buffer_each, METH_FASTCALL, buffer_each_doc},
@@ -1905,7 +1931,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 8
+#define INTERFACE 10
 
 static int
 module_exec(PyObject *module)
@@ -1922,6 +1948,7 @@ module_exec(PyObject *module)
     state->binary = PyUnicode_InternFromString("binary");
     state->flush = PyUnicode_InternFromString("flush");
     state->buffer = PyUnicode_InternFromString("buffer");
+    state->no_key = PyBytes_FromStringAndSize(NULL, 0);
     state->next_method = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_method_spec, NULL);
     state->next_message = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_message_spec, NULL);
     return PyErr_Occurred() ? -1 : PyModule_AddType(module, state->next_method);
@@ -1950,6 +1977,7 @@ module_clear(PyObject *module)
         Py_CLEAR(state->text);
         Py_CLEAR(state->binary);
         Py_CLEAR(state->buffer);
+        Py_CLEAR(state->no_key);
         Py_CLEAR(state->next_method);
         Py_CLEAR(state->next_message);
     }

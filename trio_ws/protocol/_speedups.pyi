@@ -4,6 +4,7 @@ from typing import Any, Self
 
 INTERFACE: int
 
+def buffer_frame(write_buffer: object, first: int, payload: bytes, /) -> None: ...
 def buffer_item(
     encode: Callable[[Any], bytes],
     first: int,

@@ -20,6 +20,7 @@ from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
 from trio_ws.protocol.masking import extension
 from trio_ws.websocket.internals import close_for_application, is_client, parts_of, post, wait_for_room
+from trio_ws.websocket.write_buffer import buffer_frame
 
 if TYPE_CHECKING:
     from collections import deque
@@ -199,7 +200,7 @@ class PacketTransport:
         if not write_buffer.fast_send_limit:
             post(self.ws, self.opcode, payload, cork=bool(cork))
         elif cork:  # fast path: the same without three calls for each response
-            write_buffer.buffer(whole_frame(FIN | self.opcode, payload, b""))
+            buffer_frame(write_buffer, FIN | self.opcode, payload)
         else:
             write_buffer.write(whole_frame(FIN | self.opcode, payload, b""))
 
@@ -245,7 +246,7 @@ class PacketTransport:
             if payload is None:
                 return 0
             if write_buffer.fast_send_limit:
-                write_buffer.buffer(whole_frame(first, payload, b""))
+                buffer_frame(write_buffer, first, payload)
             else:
                 self.post(payload, cork=True)
             return len(payload)

@@ -30,7 +30,6 @@ from trio_ws.decoding import decode_json
 from trio_ws.errors import CloseFrame, ConnectionClosedError, MessageError, check_close
 from trio_ws.logs import logger_for, shown
 from trio_ws.models import encode_model
-from trio_ws.protocol._accel import whole_frame
 from trio_ws.protocol.frames import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT
 from trio_ws.protocol.framing import frame_pair, make_frame, masked_frame, server_frame
 from trio_ws.protocol.handshake import offered_subprotocols
@@ -55,7 +54,7 @@ from trio_ws.websocket.message_stream import MessageStream
 from trio_ws.websocket.opening import Opening, write_rejection
 from trio_ws.websocket.readers import EPOLL, FULL_EPOLL, FULL_TASK, Reader
 from trio_ws.websocket.receive_buffer import ReceiveBuffer
-from trio_ws.websocket.write_buffer import WriteBuffer
+from trio_ws.websocket.write_buffer import WriteBuffer, buffer_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -618,7 +617,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 # The common case of _send() inline, which saves a coroutine.
                 if self._receive_buffer.messages:
                     self._sends_since_yield += 1
-                    write_buffer.buffer(whole_frame(first, data, b""))
+                    buffer_frame(write_buffer, first, data)
                     return
                 self._sends_since_yield += _DIRECT_SEND
                 write_buffer.write_frame(first, data)

@@ -398,6 +398,17 @@ class WriteBuffer:
         return memoryview(frame)
 
 
+def python_buffer_frame(write_buffer: WriteBuffer, first: int, payload: bytes) -> None:
+    """Make an unmasked frame, and call `WriteBuffer.buffer` with it."""
+    write_buffer.buffer(whole_frame(first, payload, b""))
+
+
+#: `python_buffer_frame`, or the same in C, which does without the method in the middle of a burst.
+buffer_frame: Callable[[WriteBuffer, int, bytes], None] = (
+    python_buffer_frame if extension is None else extension.buffer_frame
+)
+
+
 def buffer_many(write_buffers: list[WriteBuffer], frame: bytes) -> None:
     """Call `buffer` of each."""
     for runtime, due in groupby(buffer_each(write_buffers, frame), attrgetter("_runtime")):
