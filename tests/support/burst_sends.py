@@ -67,7 +67,7 @@ def python_send_in_burst(connection: Connection, value: Any) -> bool:
     """The fast path of `WebSocket.send`, where it has nothing else to do."""
     write_buffer = connection._write_buffer
     if type(value) is WebSocketMessage:
-        if value.msg_type not in ("text", "binary"):
+        if value.msg_type != ("text" if isinstance(value.payload, str) else "binary"):
             return False
         value = value.payload
     if (

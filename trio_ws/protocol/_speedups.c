@@ -1506,6 +1506,8 @@ send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
         if (*kind != state->text && *kind != state->binary)
             Py_RETURN_FALSE;
         value = *in_slot(&places[PAYLOAD], value);
+        if (value == NULL || (*kind == state->text) != PyUnicode_CheckExact(value))
+            Py_RETURN_FALSE;
     }
     if (value != NULL && PyBytes_CheckExact(value)) {
         payload = PyBytes_AS_STRING(value);

@@ -48,6 +48,7 @@ from trio_ws.websocket.message import (
     WebSocketMessage,
     encode_large,
     payload_bytes,
+    raw_text,
     whole_message,
 )
 from trio_ws.websocket.message_stream import MessageStream
@@ -595,12 +596,12 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             return
         data: Data = value
         if text and isinstance(data, BytesLike):
-            payload = bytes(data)
-            if not payload.isascii():
-                payload.decode()  # raises, since the peer would close the connection because of invalid text
-            await self._send(TEXT, payload)
+            await self._send(TEXT, raw_text(data))
             return
         if type(data) is WebSocketMessage and (data.msg_type == "binary" or data.msg_type == "text"):
+            if (data.msg_type == "text") is not (type(data.payload) is str):  # such as of recv(decode=False)
+                await self._send(*whole_message(data, "send()"))
+                return
             data = data.payload
         first = _FINAL_BINARY
         if type(data) is str and len(data) < _LARGE:

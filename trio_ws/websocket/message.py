@@ -26,6 +26,7 @@ __all__ = [
     "control_payload",
     "encode_large",
     "payload_bytes",
+    "raw_text",
     "whole_message",
 ]
 
@@ -187,14 +188,27 @@ def whole_message(value: object, taker: str, hint: str = "") -> tuple[int, bytes
 
     Raises:
         TypeError: it is neither ``str`` nor bytes-like, nor a message of these.
+        UnicodeDecodeError: it is a text message of bytes that are not UTF-8.
     """
     data = value
+    is_text = isinstance(data, str)
     if isinstance(data, WebSocketMessage) and data.msg_type in ("text", "binary"):
+        is_text = data.msg_type == "text"
         data = data.payload
     if not isinstance(data, str | BytesLike):
         kind = data.msg_type if isinstance(data, WebSocketMessage) else type(data).__name__
         raise TypeError(f"{taker} takes str, bytes-like or a message of these, not {kind}{hint}")
-    return (TEXT if isinstance(data, str) else BINARY), payload_bytes(data)
+    if is_text and not isinstance(data, str):
+        return TEXT, raw_text(data)
+    return (TEXT if is_text else BINARY), payload_bytes(data)
+
+
+def raw_text(data: BytesLike) -> bytes:
+    """Return the payload of a text message that is UTF-8 already. Raises UnicodeDecodeError if it is not."""
+    payload = bytes(data)
+    if not payload.isascii():
+        payload.decode()  # the peer would close the connection because of invalid text
+    return payload
 
 
 def payload_bytes(payload: BytesLike | str) -> bytes:
