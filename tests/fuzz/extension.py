@@ -43,6 +43,7 @@ from trio_ws.codecs.base import Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import python_msgpack_size
 from trio_ws.codecs.packets import TrioWSCodec
 from trio_ws.protocol._accel import python_take_frames, python_whole_frame
+from trio_ws.protocol.masking import python_mask
 from trio_ws.rpc.inline_call import python_first_step
 from trio_ws.rpc.methods import python_have_types
 from trio_ws.websocket.message import WebSocketMessage
@@ -233,6 +234,26 @@ def check_types(module: ModuleType, chance: random.Random) -> None:
     assert module.have_types(values, kinds) == python_have_types(values, kinds)
 
 
+def check_payload(module: ModuleType, chance: random.Random) -> None:
+    """Fill a payload at any place with any slice; what does not fit is refused."""
+    payload = module.new_payload(chance.randrange(2, 40))
+    model = bytearray(len(payload))
+    module.fill_payload(payload, 0, bytes(model), 0, len(model), b"")
+    for _ in range(5):
+        data, key = chance.randbytes(chance.randrange(30)), chance.choice((b"", b"key!"))
+        at, start, end = (chance.randrange(-2, 45) for _ in range(3))
+        fits = 0 <= start <= end <= len(data) and at >= 0 and at + end - start <= len(model)
+        try:
+            module.fill_payload(payload, at, data, start, end, key)
+        except ValueError:
+            assert not fits
+        else:
+            assert fits
+            chunk = data[start:end]
+            model[at : at + len(chunk)] = python_mask(chunk, key) if key else chunk
+        assert payload == model
+
+
 def check_flushes(module: ModuleType, chance: random.Random) -> None:
     """Buffer and flush in C and in Python, and then where a write buffer is in no state that can occur."""
     states, steps = random_states(chance), random_steps(chance)
@@ -268,6 +289,7 @@ def run(path: str, count: int) -> int:
         trio.run(check_send_in_burst, module, chance)
         check_buffer_item(module, chance)
         check_types(module, chance)
+        check_payload(module, chance)
     if hasattr(module, "flush_row"):
         module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
         for _ in range(count // 20):

@@ -435,3 +435,50 @@ def test_in_c_what_a_message_meets_on_its_way_is_raised_and_nothing_leaks() -> N
         assert [sys.getrefcount(m) for m in messages] == [sys.getrefcount(m) for m in others]
         extension.whole_frame(0x82, payload, key)
     assert (sys.getrefcount(data), sys.getrefcount(key), sys.getrefcount(payload)) == before
+
+
+@pytest.mark.skipif(extension is None, reason="the extension was not built, or TRIO_WS_PURE is set")
+@given(
+    pieces=st.lists(st.tuples(st.binary(max_size=60), st.integers(0, 3), st.integers(0, 3)), min_size=1),
+    key=st.binary(min_size=4, max_size=4) | st.just(b""),
+)
+def test_a_payload_is_filled_with_what_masking_returns(
+    pieces: list[tuple[bytes, int, int]], key: bytes
+) -> None:
+    assert extension is not None
+    expected = b"".join(python_mask(data, key) if key else data for data, _, _ in pieces)
+    payload = extension.new_payload(len(expected) + 2)
+    extension.fill_payload(payload, len(expected), b"..", 0, 2, b"")
+    at = 0
+    for data, before, after in pieces:
+        around = b"x" * before + data + b"y" * after
+        extension.fill_payload(payload, at, around, before, before + len(data), key)
+        at += len(data)
+    assert payload == expected + b".."
+
+
+@pytest.mark.skipif(extension is None, reason="the extension was not built, or TRIO_WS_PURE is set")
+def test_a_payload_is_not_filled_beyond_its_bounds() -> None:
+    assert extension is not None
+    payload = extension.new_payload(4)
+    extension.fill_payload(payload, 0, b"1234", 0, 4, b"")
+    for at, start, end in (
+        (1, 0, 4),
+        (-1, 0, 1),
+        (0, -1, 1),
+        (0, 2, 1),
+        (0, 0, 5),
+        (4, 0, 1),
+        (1 << 62, 0, 4),
+    ):
+        with pytest.raises(ValueError, match="fit"):
+            extension.fill_payload(payload, at, b"abcd", start, end, b"")
+    with pytest.raises(ValueError, match="fit"):
+        extension.fill_payload(payload, 0, payload, 0, 4, b"")
+    for wrong in (b"k", b"12345", bytearray(4), None):
+        with pytest.raises(TypeError):
+            extension.fill_payload(payload, 0, b"abcd", 0, 4, wrong)
+    assert payload == b"1234"
+    for size in (-1, 0, 1):
+        with pytest.raises(ValueError, match="shared"):
+            extension.new_payload(size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import Opcode
@@ -13,11 +14,23 @@ from tests.support.examples import examples
 from tests.support.wire import Outcome, by_wsproto, frame, split
 from trio_ws.errors import CloseFrame
 from trio_ws.options import Compression
+from trio_ws.protocol import frames as frames_module
 from trio_ws.protocol.deflate import DeflateParams, PerMessageDeflate
 from trio_ws.protocol.frames import FrameReader, Ping, ProtocolViolation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+
+@pytest.fixture(scope="module", autouse=True, params=["as they are", "all in place"])
+def begun_messages(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run everything also with sizes for which every unfinished binary message is put together in place."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "all in place":
+            patch.setattr(frames_module, "_IN_PLACE", 1)
+            patch.setattr(frames_module, "_BIG", 1)
+        yield
+
 
 TEXTS = st.text(alphabet="aä€😀\x00", max_size=90)
 NOT_QUITE_TEXTS = st.sampled_from(

@@ -7,7 +7,7 @@
    Invariants:
 
    - No state is kept between two calls. The only arguments that are modified are the containers that messages are
-     appended to and taken from, and the buffers of connections; passed_checkpoint counts in trio's task.
+     appended to and taken from, and the buffers of connections, and payloads that fill_payload fills; passed_checkpoint counts in trio's task.
    - A descriptor belongs to the caller, who has not closed it.
    - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
      calls of the system do not wait, and move at most as much.
@@ -137,6 +137,53 @@ mask(PyObject *module, PyObject *const *args, Py_ssize_t count)
         xor_words(PyBytes_AS_STRING(masked), data.buf, data.len, PyBytes_AS_STRING(args[1]));
     PyBuffer_Release(&data);
     return masked;
+}
+
+PyDoc_STRVAR(new_payload_doc, "new_payload($module, size, /)\n--\n\n"
+                              "Return bytes that must be filled by fill_payload before anything else sees them.");
+
+static PyObject *
+new_payload(PyObject *module, PyObject *number)
+{
+    Py_ssize_t size = PyLong_AsSsize_t(number);
+
+    if (size < 2 && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "shorter bytes are shared");
+    return PyErr_Occurred() ? NULL : PyBytes_FromStringAndSize(NULL, size);
+}
+
+PyDoc_STRVAR(fill_payload_doc, "fill_payload($module, payload, at, data, start, end, key, /)\n--\n\n"
+                               "Copy data[start:end] to payload[at:], xored with the key unless that is b\"\".");
+
+static PyObject *
+fill_payload(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Py_ssize_t at, start, end;
+    const char *in;
+    char *out;
+
+    if (count != 6 || !PyBytes_Check(args[0]) || !PyBytes_Check(args[2]) || !PyBytes_Check(args[5]) ||
+        (PyBytes_GET_SIZE(args[5]) & ~4)) {
+        PyErr_SetString(PyExc_TypeError, "fill_payload() takes bytes, an index, bytes, two indices and a key");
+        return NULL;
+    }
+    at = PyLong_AsSsize_t(args[1]);
+    start = PyLong_AsSsize_t(args[3]);
+    end = PyLong_AsSsize_t(args[4]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (at < 0 || start < 0 || start > end || end > PyBytes_GET_SIZE(args[2]) ||
+        end - start > PyBytes_GET_SIZE(args[0]) - at || args[0] == args[2]) {
+        PyErr_SetString(PyExc_ValueError, "the data does not fit");
+        return NULL;
+    }
+    out = PyBytes_AS_STRING(args[0]) + at;
+    in = PyBytes_AS_STRING(args[2]) + start;
+    if (PyBytes_GET_SIZE(args[5]))
+        xor_words(out, in, end - start, PyBytes_AS_STRING(args[5]));
+    else
+        memcpy(out, in, end - start);
+    Py_RETURN_NONE;
 }
 
 /* Return the payload length of the common frame at the start of data, and set *head to the length of its header.
@@ -1921,6 +1968,8 @@ static PyMethodDef methods[] = {
     {"msgpack_size", (PyCFunction)(void (*)(void))msgpack_size, METH_FASTCALL, msgpack_size_doc},
     {"first_step", (PyCFunction)(void (*)(void))first_step, METH_FASTCALL, first_step_doc},
     {"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, mask_doc},
+    {"new_payload", new_payload, METH_O, new_payload_doc},
+    {"fill_payload", (PyCFunction)(void (*)(void))fill_payload, METH_FASTCALL, fill_payload_doc},
     {"take_frames", (PyCFunction)(void (*)(void))take_frames, METH_FASTCALL, take_frames_doc},
     {"whole_frame", (PyCFunction)(void (*)(void))whole_frame, METH_FASTCALL, whole_frame_doc},
 #ifdef HAS_SOCKETS

@@ -23,7 +23,7 @@ from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFail
 
 from trio_ws.errors import CloseFrame
 from trio_ws.protocol._accel import LONGEST, MAX_FRAMES, take_frames
-from trio_ws.protocol.masking import mask
+from trio_ws.protocol.masking import extension, mask
 
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
@@ -69,6 +69,9 @@ _NO_LIMIT = 1 << 65
 # Plain frames of at least this many bytes are worth another read; see `FrameReader.at_once`.
 _BIG = 32 * 1024
 _LONGEST_HEAD = 14
+# A binary message is put together in its final place, by the extension, if some of it has come and at least
+# this many bytes are missing. Joining the parts of 1 MiB takes a twelfth of the time of an echo.
+_IN_PLACE = 128 * 1024
 # Shorter parts are joined to the next one, so that a peer that sends byte by byte costs only what it sends.
 _SMALL_CHUNK = 4096
 
@@ -135,6 +138,7 @@ class FrameReader:
         "_compressed",
         "_deflate",
         "_ends",
+        "_filled",
         "_key",
         "_left",
         "_limit",
@@ -180,6 +184,7 @@ class FrameReader:
         self._open = 0  # its opcode, or 0 when there is none
         self._compressed = False
         self._parts: _Parts = _NO_PARTS  # either all str, for text, or all bytes
+        self._filled = 0  # if not 0, the only part is the whole message, of which this many bytes have come
         self.held = 0  # bytes of it that are kept here
         self._size = 0  # bytes of it so far, including those handed out
         self._utf8: codecs.IncrementalDecoder | None = None  # decodes the text of the bulk frame
@@ -282,9 +287,9 @@ class FrameReader:
         """
         if not self._parts:
             return None
-        part = self._joined()
+        part: str | bytes = self._parts[0][: self._filled] if self._filled else self._joined()
         self._parts = _NO_PARTS
-        self.held = 0
+        self.held = self._filled = 0
         return part
 
     # -- events ------------------------------------------------------------------------------------
@@ -436,13 +441,17 @@ class FrameReader:
         end = min(i + self._left, len(data))
         self._left -= end - i
         key = self._key
-        if key:
-            chunk = mask(memoryview(data)[i:end], key)
-            turn = (end - i) & 3
+        turn = (end - i) & 3
+        if key and turn:
             self._key = key[turn:] + key[:turn]
-        else:
-            chunk = data[i:end]
         final = not self._left
+        if self._filled:
+            self._fill(data, i, end, key or b"")
+            if final:
+                self._key = None
+                self._finish()
+            return end
+        chunk = mask(memoryview(data)[i:end], key) if key else data[i:end]
         if self._compressed:
             assert self._deflate is not None
             inflated = self._deflate.inflate(chunk, fin=final)
@@ -464,7 +473,27 @@ class FrameReader:
         if final:
             self._key = None
             self._finish()
+        elif self._left >= _IN_PLACE and self.held >= _BIG:
+            self._continue_in_place()
         return end
+
+    def _continue_in_place(self) -> None:
+        """Make room for the whole message, if the rest is only to be copied to it."""
+        if extension is None or self._utf8 is not None or self._compressed:
+            return
+        whole = extension.new_payload(self.held + self._left)
+        self._filled, begun = self.held, self._joined()
+        extension.fill_payload(whole, 0, begun, 0, self._filled, b"")
+        self._parts = [whole]
+
+    def _fill(self, data: bytes, start: int, end: int, key: bytes) -> None:
+        """Put a chunk of the payload into its final place."""
+        assert extension is not None
+        extension.fill_payload(self._parts[0], self._filled, data, start, end, key)
+        size = end - start
+        self._filled += size
+        self._size += size
+        self.held += size
 
     def _feed_wsproto(self, data: bytes) -> None:
         proto = self._proto
@@ -524,7 +553,7 @@ class FrameReader:
     def _reset(self) -> None:
         self._parts = _NO_PARTS
         self._ends = _NO_ENDS
-        self._open = self._size = self.held = 0
+        self._open = self._size = self.held = self._filled = 0
         self._compressed = False
         self._utf8 = None
 
