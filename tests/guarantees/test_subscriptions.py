@@ -81,7 +81,7 @@ def test_a_short_name_matches_each_glob_once() -> None:
     assert [glob.text for glob in globs.matching("a")] == ["a*"]
 
 
-def test_a_publish_is_compared_with_globs_that_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_publish_is_compared_with_globs_that_begin_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """No glob is compiled for a publish, whatever their number."""
     hub = Hub()
     members = [ConnectionSubscriber(object(), Options(), "disconnect") for _ in range(3)]
@@ -113,7 +113,7 @@ def test_a_publish_is_compared_with_globs_that_begin_alike(monkeypatch: pytest.M
     assert hub.publish("news.q", 1) == 1, "until there is another glob"
 
 
-def test_channel_with_several_matching_names_stays_until_the_last() -> None:
+async def test_channel_with_several_matching_names_stays_until_the_last() -> None:
     hub = Hub()
     member = ConnectionSubscriber(object(), Options(), "disconnect")
     for name in ("a.*", "*.b", "a.b", "a.?"):
@@ -129,7 +129,7 @@ def test_channel_with_several_matching_names_stays_until_the_last() -> None:
     assert not globs_of(hub)
 
 
-def test_the_policy_is_that_of_the_name_or_of_the_first_glob() -> None:
+async def test_the_policy_is_that_of_the_name_or_of_the_first_glob() -> None:
     hub = Hub()
     member = ConnectionSubscriber(object(), Options(), "disconnect")
     hub.add(member, "*.b", "drop_oldest")
