@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
+import pytest
 import trio
 import trio.testing
 from hypothesis import given
@@ -299,4 +300,12 @@ def trio_partial(function: Any, *args: Any) -> Any:
 @examples(60)
 @given(steps)
 def test_in_order_and_once_or_a_gap(script: list[tuple[Any, ...]]) -> None:
+    trio.run(play, script, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("first", [1, 5, 9, 10, 12, 20, 30])
+@pytest.mark.parametrize("second", [1, 10, 12, 30])
+def test_a_slow_subscriber_is_told_what_is_lost_with_its_history(first: int, second: int) -> None:
+    """The offsets of what waits for it are of the former epoch, and others in the next one."""
+    script = [("burst", 0, first), ("forget",), ("burst", 0, second), ("wait", 1.0)]
     trio.run(play, script, clock=trio.testing.MockClock(autojump_threshold=0))

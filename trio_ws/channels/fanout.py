@@ -405,7 +405,7 @@ class FanoutWriter:
                 return
             entry = _as_notice(entry)
         if channel.history is not None and channel.history.config.latest and entry.position is not None:
-            self.catch_up(member, channel, entry.position.offset)
+            self._catch_up_from(member, channel, entry.position)
             return
         options = member.options
         if len(backlog) >= options.channel_max_items or (
@@ -421,7 +421,7 @@ class FanoutWriter:
                 member.recovery.dropped.add(channel)
                 return
             if told and channel.history is not None and entry.position is not None:
-                self.catch_up(member, channel, entry.position.offset)
+                self._catch_up_from(member, channel, entry.position)
                 return
             if policy == "drop_newest":
                 channel.dropped += 1
@@ -458,14 +458,27 @@ class FanoutWriter:
         assert backlog is not None
         assert recovery is not None
         assert oldest.position is not None
+        entries = [oldest, *(entry for entry in backlog if entry.channel is channel)]
         left = [entry for entry in backlog if entry.channel is not channel]
-        for entry in (oldest, *backlog):
-            if entry.channel is channel and isinstance(entry, PositionNotice) and entry.missing < 0:
-                recovery.dropped.add(channel)
         backlog.clear()
         backlog.extend(left)
         member.backlog_bytes = sum(entry.size for entry in left)
-        self.catch_up(member, channel, oldest.position.offset)
+        for entry in entries:
+            if isinstance(entry, PositionNotice) and entry.missing < 0:
+                recovery.dropped.add(channel)
+            if entry.position is not None:
+                self._catch_up_from(member, channel, entry.position)
+
+    def _catch_up_from(self, member: ConnectionSubscriber, channel: Channel, position: Position) -> None:
+        """Have a connection read a message from the history, or tell it that this was lost."""
+        history = channel.history
+        assert history is not None
+        if history.still_counts(position):
+            self.catch_up(member, channel, position.offset)
+        elif history.config.latest:
+            self.catch_up(member, channel, history.first)
+        elif member.recovery is not None:
+            member.recovery.dropped.add(channel)
 
     def _disconnect(self, member: ConnectionSubscriber) -> None:
         logger.info(

@@ -144,7 +144,18 @@ class ChannelHistory:
         size: bytes of the stored messages.
     """
 
-    __slots__ = ("_begin", "_pattern", "_records", "channel", "config", "earlier", "epoch", "offset", "size")
+    __slots__ = (
+        "_begin",
+        "_pattern",
+        "_records",
+        "_renumbered",
+        "channel",
+        "config",
+        "earlier",
+        "epoch",
+        "offset",
+        "size",
+    )
 
     def __init__(self, channel: Channel, pattern: _Pattern, epoch: str) -> None:
         self.channel = channel
@@ -156,6 +167,7 @@ class ChannelHistory:
         self.size = 0
         self._records: list[Record | None] = []
         self._begin = 0  # of these; those before are dropped
+        self._renumbered = False  # whether it has jumped to another epoch
 
     @property
     def count(self) -> int:
@@ -191,6 +203,7 @@ class ChannelHistory:
     def jump(self, epoch: str, offset: int) -> None:
         """Drop all messages, and go on after another position."""
         self.clear()
+        self._renumbered |= epoch != self.epoch
         self.epoch = epoch
         self.offset = offset
 
@@ -213,6 +226,10 @@ class ChannelHistory:
         if position.epoch == self.epoch:
             return position.offset <= self.offset
         return any(one.epoch == position.epoch and position.offset <= one.offset for one in self.earlier)
+
+    def still_counts(self, position: Position) -> bool:
+        """Whether a message that was delivered from here still has this offset, in whatever epoch."""
+        return not self._renumbered or self.continues(position)
 
     def append(self, record: Record) -> None:
         """Keep a message, at the next offset, and drop others for it."""
