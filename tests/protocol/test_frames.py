@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.watching import growth
 from tests.support.wire import by_wsproto, frame, split
 from trio_ws.errors import CloseFrame
 from trio_ws.options import Compression
@@ -490,3 +491,17 @@ def test_a_character_in_pieces_is_handed_out_once_it_is_whole() -> None:
     assert made.take_part() == "😀x"
     made.feed(frame(CONTINUATION))
     assert made.messages == [""]
+
+
+@pytest.mark.parametrize("size", [2**24 + 1, 2**40, 2**62])
+def test_a_declared_size_takes_no_memory(size: int) -> None:
+    """A message of any length is allowed, and this one says that it is huge. Only what has come is kept."""
+    messages: list[str | bytes] = []
+    frames = FrameReader(messages, client=True, max_message_size=None)
+    with growth() as grown:
+        frames.feed(b"\x82\x7f" + size.to_bytes(8, "big") + bytes(40_000))
+        for _ in range(20):
+            frames.feed(bytes(40_000))
+    assert frames.held == 21 * 40_000
+    assert not frames.events
+    assert grown.peak < 4_000_000

@@ -29,6 +29,7 @@ def begun_messages(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.param == "all in place":
             patch.setattr(frames_module, "_IN_PLACE", 1)
             patch.setattr(frames_module, "_BIG", 1)
+            patch.setattr(frames_module, "_RESERVED", 1 << 20)
         yield
 
 
