@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,6 @@ from trio_ws import ConnectionClosedError, WebSocketClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-#: Seconds after which a test counts as hung. Starting interpreters takes long on a busy machine.
-PATIENCE = 120
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +36,7 @@ def check(everyone: list[Follower], last: int) -> None:
 
 
 async def test_a_rolling_restart() -> None:
-    async with redis_server(patience=PATIENCE) as redis, group(redis.url) as workers:
+    async with redis_server() as redis, group(redis.url) as workers:
         async with followers(workers.url, redis.url, 100) as (everyone, numbers):
             await renew(workers)
         check(everyone, numbers.last)
@@ -48,7 +44,7 @@ async def test_a_rolling_restart() -> None:
 
 
 async def test_a_worker_that_is_killed() -> None:
-    async with redis_server(patience=PATIENCE) as redis, group(redis.url) as workers:
+    async with redis_server() as redis, group(redis.url) as workers:
         async with followers(workers.url, redis.url, 2 * ROOMS) as (everyone, numbers):
             for number in (0, 1):
                 pid = workers.workers[number].pid
@@ -59,7 +55,7 @@ async def test_a_worker_that_is_killed() -> None:
 
 
 async def test_a_worker_that_is_stopped_and_goes_on() -> None:
-    async with redis_server(patience=PATIENCE) as redis, group(redis.url) as workers:
+    async with redis_server() as redis, group(redis.url) as workers:
         async with followers(workers.url, redis.url, 2 * ROOMS) as (everyone, numbers):
             pid = workers.workers[0].pid
             os.kill(pid, signal.SIGSTOP)
@@ -77,9 +73,7 @@ async def test_a_worker_that_is_stopped_and_goes_on() -> None:
 
 
 #: One Redis, and a cluster.
-either_redis = pytest.mark.parametrize(
-    "serving", [functools.partial(redis_server, patience=PATIENCE), redis_cluster], ids=["one", "cluster"]
-)
+either_redis = pytest.mark.parametrize("serving", [redis_server, redis_cluster], ids=["one", "cluster"])
 
 
 async def enter(url: str, name: str, *, task_status: trio.TaskStatus[tuple[int, WebSocketClient]]) -> None:

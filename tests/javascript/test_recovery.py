@@ -150,8 +150,7 @@ async def play_over_restarts(listen: Callable[[str], Awaitable[list[Any]]]) -> l
     port = 0
     taken: list[Any] | None = None
     over = trio.Event()
-    patience = 4 * guard()
-    async with redis_server(patience=patience) as redis, trio.open_nursery() as nursery:
+    async with redis_server() as redis, trio.open_nursery() as nursery:
 
         async def publish() -> None:
             async with Publisher(redis.url, path="/") as publisher:
@@ -165,7 +164,7 @@ async def play_over_restarts(listen: Callable[[str], Awaitable[list[Any]]]) -> l
             nonlocal taken
             taken = await listen(url)
 
-        with trio.fail_after(patience):
+        with trio.fail_after(guard()):
             while taken is None:
                 handler = Restarted()
                 app = App()

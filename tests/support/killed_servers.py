@@ -48,7 +48,7 @@ async def measure(count: int) -> list[float]:
     seconds: list[float] = []
     handler = Rooms()
     async with (
-        redis_server(patience=120) as redis,
+        redis_server() as redis,
         WebSocketServer(handler, 0, host="127.0.0.1", broker=RedisBroker(redis.url)),
     ):
         presence = handler.channels.presence("room.1")
