@@ -73,6 +73,7 @@ async def test_channels_of_all_nodes_and_globs() -> None:
             for name in (*names, "g1", "g2"):
                 other.publish(name, b"%d" % number)
         await until(lambda: len(heard) >= 50 * 32)
+        await settled(other)
         for name in (*names, "g1", "g2"):
             assert [payload for where, payload in heard if where == name] == [b"%d" % n for n in range(50)]
         assert other.statistics() == (50 * 32, 0, 0, 0, 0)
