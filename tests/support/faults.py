@@ -112,7 +112,7 @@ FAULTS: dict[str, Callable[[], BaseException]] = {
     "illegal_code": lambda: _changed(CloseConnection(4000), code=99),
     "no_code": lambda: _changed(CloseConnection(4000), code=None),
     "panics_when_asked": PanicsWhenAsked,
-    "rpc_code_of_text": lambda: RPCError("no", code="x"),  # type: ignore[arg-type]
+    "rpc_code_of_text": lambda: _changed(RPCError("no"), code="x"),
     "rpc_text_of_bytes": lambda: RPCError(b"no"),  # type: ignore[arg-type]
     "unprintable": UnprintableError,
     "unprintable_panic": UnprintablePanic,
