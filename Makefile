@@ -38,7 +38,7 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet --no-compile --disable-pip-version-check pip 2>/dev/null \
 		|| $(PYTHON) -m venv $(VENV)
 
-NEEDS := pyproject.toml hatch_build.py trio_ws/protocol/_speedups.c
+NEEDS := pyproject.toml hatch_build.py trio_ws/protocol/_speedups.c $(wildcard trio_ws/protocol/speedups/*.h)
 # Installs the package, with extras or without, and says whether the C extension was built. Python compiles the modules
 # that it imports, which is quicker than compiling all of them here and in the environment of the build.
 define install

@@ -221,7 +221,9 @@ def test_the_sdist_builds_with_and_without_a_compiler(
     check(tree.parent, name)
     with tarfile.open(tree.parent / name) as archive:
         files = {file.partition("/")[2] for file in archive.getnames()}
-    assert {"hatch_build.py", "trio_ws/protocol/_speedups.c", "LICENSE", "README.md"} <= files
+    parts = {str(part.relative_to(ROOT)) for part in (ROOT / "trio_ws/protocol/speedups").iterdir()}
+    assert len(parts) > 1
+    assert {"hatch_build.py", "trio_ws/protocol/_speedups.c", "LICENSE", "README.md", *parts} <= files
     assert not [file for file in files if file.endswith((".so", ".pyd"))]
     if not compiles:
         monkeypatch.setenv("CC", "/nowhere/cc")

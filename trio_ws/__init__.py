@@ -31,6 +31,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         masking.py           masking of payloads, and its random keys
         _accel.py            reading and writing of common frames
         _speedups.c          masking, frames, sizes of msgpack and plain calls in C, if it could be built
+        speedups/            the parts of _speedups.c, by what they serve
         frames.py            parsing of incoming frames by wsproto, with a fast path for the common frame
         framing.py           building of outgoing frames
         deflate.py           permessage-deflate with a bound on what it inflates

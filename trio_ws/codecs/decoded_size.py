@@ -28,8 +28,8 @@ TOO_DEEP = -2
 _MOST_ODD_KEYS = 1000
 _DEEPEST = 512
 
-# Sizes of objects in CPython, including the pointer in a list; _speedups.c has the same numbers. CPython
-# overallocates lists of more than 16 items, by an eighth or by seven pointers.
+# Sizes of objects in CPython, including the pointer in a list; speedups/packets.h has the same numbers.
+# CPython overallocates lists of more than 16 items, by an eighth or by seven pointers.
 _PLACE = 9
 _NUMBER = 45  # an int of eight bytes; a float is smaller
 _LIST, _LONG_LIST = 65, 121

@@ -39,10 +39,10 @@ __all__ = [
 #: The longest payload of a common frame.
 LONGEST = 0xFFFF
 #: Maximum number of common frames per call: a millisecond of work for the receiver. The same as in
-#: _speedups.c.
+#: speedups/common.h.
 MAX_FRAMES = 1024
 
-#: A message that `receive_frame` returns came in a read of fewer bytes. As in _speedups.c.
+#: A message that `receive_frame` returns came in a read of fewer bytes. As in speedups/common.h.
 FIRST_READ = 4096
 _FINAL_TEXT, _FINAL_BINARY = 0x81, 0x82
 

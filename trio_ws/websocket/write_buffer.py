@@ -48,7 +48,7 @@ __all__ = [
     "python_flush_row",
 ]
 
-#: The work of flushing a write buffer, in addition to its bytes. As in _speedups.c.
+#: The work of flushing a write buffer, in addition to its bytes. As in protocol/speedups/common.h.
 FLUSH_COST = 8 * 1024
 
 #: A burst is flushed early once it has gathered this much.

@@ -1,0 +1,145 @@
+/* What the other files share: sizes, the state of the module, and attributes of instances of classes with slots. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Where a descriptor is all that a call of the system needs, and a single call can do without waiting. */
+#ifdef __linux__
+#define HAS_SOCKETS
+#include <errno.h>
+#include <sys/socket.h>
+#endif
+
+/* The longest header: two bytes, eight bytes of length, four bytes of key. */
+#define LONGEST_HEAD 14
+/* The maximum number of frames that one call of take_frames reads, as in _accel.py. */
+#define MOST_FRAMES 1024
+/* The longest name of a method or id of a call, as in codecs/base.py. */
+#define MOST_NAME 256
+
+/* As in websocket/connection.py and write_buffer.py. */
+#define LARGE (48 * 1024)
+#define SENDS_IN_A_ROW 256
+#define FLUSH_AT 65536
+#define FLUSH_COST 8192
+/* Bytes that are read onto the stack, and the longest payload that is sent from there. */
+#define FIRST_READ 4096
+#define JOINED 4096
+
+/* An attribute of the instances of a class with slots. */
+typedef struct {
+    PyTypeObject *type;
+    Py_ssize_t offset;
+} slot;
+
+/* Those of trio that passed_checkpoint needs: three of a task, one of a cancel status, one of the runner. */
+enum { STATUS, POINTS, RUNNER, CANCELLED, INTERRUPTED, SLOTS };
+
+/* Those that buffer_each and flush_row need, of a WriteBuffer and a SocketTransport. */
+enum { WAITING_PARTS, WAITING_SIZE, FLUSH_DUE, DRAINING, BROKEN, DEFERRED, SENT, TRANSPORT, DESCRIPTOR, BUFFER_PLACES };
+
+/* Those that send_in_burst needs, of a WebSocket, a ReceiveBuffer, a WriteBuffer and a WebSocketMessage. */
+enum { WRITE_BUFFER, RECEIVE_BUFFER, SENDS, MESSAGES, SIZE, LIMIT, SCHEDULED, PARTS, KIND, PAYLOAD, PLACES };
+
+/* The state of the module, one for each interpreter. */
+typedef struct {
+    PyObject *append, *task, *popleft, *value, *text, *binary, *buffer; /* texts */
+    PyObject *no_key; /* b"" */
+    PyTypeObject *next_method, *next_message;
+    slot places[PLACES]; /* from watch_connection */
+    /* From watch_buffers; the list is that of all write buffers that are empty. */
+    slot buffer_places[BUFFER_PLACES];
+    PyObject *no_parts, *flush; /* the list, "flush" */
+    /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
+    PyObject *context;
+    slot slots[SLOTS];
+    /* The attributes of that object in the thread that asked last. */
+    PyObject *attributes;
+    uint64_t thread;
+} module_state;
+
+/* Look up an attribute of the instances of a class. Return 0 if it has no slot, -1 with an exception. */
+static int
+find_slot(slot *found, PyObject *type, const char *name)
+{
+    PyObject *member;
+    int is_slot;
+
+    if (!PyType_Check(type))
+        return 0;
+    member = PyObject_GetAttrString(type, name);
+    if (member == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
+    is_slot = Py_IS_TYPE(member, &PyMemberDescr_Type) &&
+              ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX;
+    if (is_slot) {
+        found->offset = ((PyMemberDescrObject *)member)->d_member->offset;
+        Py_XSETREF(found->type, (PyTypeObject *)Py_NewRef(type));
+    }
+    Py_DECREF(member);
+    return is_slot;
+}
+
+/* Return the place of the attribute of an object; NULL if that is of another class. */
+static PyObject **
+in_slot(const slot *where, PyObject *object)
+{
+    return object != NULL && Py_IS_TYPE(object, where->type) ? (PyObject **)((char *)object + where->offset) : NULL;
+}
+
+/* Return what is in a slot; NULL if it is empty or the object is of another class. */
+static PyObject *
+value_in(const slot *where, PyObject *object)
+{
+    PyObject **place = in_slot(where, object);
+
+    return place == NULL ? NULL : *place;
+}
+
+static void
+set_value(const slot *where, PyObject *object, PyObject *value)
+{
+    PyObject **place = in_slot(where, object);
+
+    Py_XSETREF(*place, Py_NewRef(value));
+}
+
+static int
+call_method(PyObject *object, PyObject *name, PyObject *argument)
+{
+    PyObject *result = argument == NULL ? PyObject_CallMethodNoArgs(object, name)
+                                        : PyObject_CallMethodOneArg(object, name, argument);
+
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* Return the number in a slot, or -1. */
+static Py_ssize_t
+number_in(const slot *where, PyObject *object)
+{
+    PyObject **number = in_slot(where, object);
+    Py_ssize_t value = number == NULL || *number == NULL ? -1 : PyLong_AsSsize_t(*number);
+
+    if (value == -1 && PyErr_Occurred())
+        PyErr_Clear();
+    return value;
+}
+
+static int
+set_number(const slot *where, PyObject *object, Py_ssize_t value)
+{
+    PyObject *number = PyLong_FromSsize_t(value), **place = in_slot(where, object);
+
+    if (number == NULL)
+        return -1;
+    Py_XSETREF(*place, number);
+    return 0;
+}
