@@ -47,6 +47,7 @@ __all__ = [
     "Ping",
     "Pong",
     "ProtocolViolation",
+    "longest_common",
 ]
 
 # The first byte of a frame (RFC 6455 section 5.2).
@@ -133,7 +134,7 @@ class FrameReader:
     Attributes:
         events: the control frames and violations that were found; see `take_events`.
         between: whether the next byte begins a frame outside any message, so that the fast path may continue.
-        fast_limit: the longest payload of a common frame, which the fast path reads.
+        fast_limit: see `longest_common`.
     """
 
     __slots__ = (
@@ -176,7 +177,7 @@ class FrameReader:
         self.done = False  # after a Close frame or a violation; all following data is dropped
         self.between = True
         self._limit = _NO_LIMIT if max_message_size is None else max_message_size
-        self.fast_limit = min(self._limit, LONGEST)
+        self.fast_limit = longest_common(max_message_size)
         self._deflate = deflate
         self._proto: FrameProtocol | None = None  # created for the first frame that needs it
         self._rest = b""  # the beginning of a frame with an incomplete header
@@ -588,6 +589,11 @@ class FrameReader:
         self._left = 0
         self._proto = None
         self._reset()
+
+
+def longest_common(max_message_size: int | None) -> int:
+    """Return the longest payload of a common frame, which the fast path reads."""
+    return LONGEST if max_message_size is None else min(max_message_size, LONGEST)
 
 
 def _cut(whole: str | bytes, ends: list[int]) -> list[str | bytes]:

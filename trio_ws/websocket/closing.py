@@ -206,7 +206,7 @@ class ClosingHandshake:
         write_buffer = self._write_buffer
         if self.sent is not None or self.state not in (OPEN, CLOSING) or write_buffer.broken:
             return False
-        if self._receive_buffer.frames is None:
+        if not self._receive_buffer.opened:
             return False  # rejected: an HTTP response was sent
         self.sent = CloseFrame(code, reason)
         self._set_state(CLOSING)
@@ -265,7 +265,7 @@ class ClosingHandshake:
 
     def timed_out(self) -> None:
         """End the connection after ``close_timeout``. If our Close frame was deferred, send it first."""
-        frames = self._receive_buffer.frames
+        receive_buffer = self._receive_buffer
         if self.deferred is not None:
             unsent = self.sent is None
             self.send_deferred()
@@ -273,7 +273,7 @@ class ClosingHandshake:
                 self._write_buffer.close_when_empty()
                 if self._write_buffer.blocked:
                     return  # the Close frame now has the same time to be written
-        elif self.state != CLOSED and frames is not None and not frames.done:
+        elif self.state != CLOSED and receive_buffer.opened and not receive_buffer.done:
             self._log("no Close frame from %r in close_timeout (%s s)", self._options.close_timeout)
         self.abort(None, in_time=False)
 

@@ -266,7 +266,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     def _check_connecting(self, what: str) -> Opening:
         if self._closing.state != CONNECTING or self._opening is None:
-            if self._receive_buffer.frames is None and not self._closing.closed_locally:
+            if not (self._receive_buffer.opened or self._closing.closed_locally):
                 raise self._closing.closed_error()  # the server has shut down
             raise RuntimeError(f"{what}() was called too late: the client is accepted or rejected already")
         return self._opening
@@ -315,7 +315,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             self._reader.observer.connection_lost()
         # The code that serves the client is cancelled, unless it rejected the client itself.
         held = self._opening is not None and self._opening.held
-        if opening or (held and self._receive_buffer.frames is not None):
+        if opening or (held and self._receive_buffer.opened):
             self._cancel_opening()
 
     def _log_extra(self) -> JSONObject:
@@ -884,11 +884,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 raise
         self._start_application_close(code, reason)
         # A peer that violated the protocol may never finish the handshake, so it gets less time.
-        failed = (
-            self._receive_buffer.frames is not None
-            and self._receive_buffer.frames.done
-            and self._closing.received is None
-        )
+        failed = self._receive_buffer.done and self._closing.received is None
         grace = min(1.0, self._options.close_timeout) if failed else self._options.close_timeout
         try:
             with trio.move_on_after(grace) as scope:
@@ -924,7 +920,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
     @property
     def accepted(self) -> bool:
         """Whether the opening handshake was completed. It stays true after the end of the connection."""
-        return self._receive_buffer.frames is not None
+        return self._receive_buffer.opened
 
     @property
     def closed(self) -> bool:

@@ -242,7 +242,7 @@ class Reader:
     @enable_ki_protection
     async def watch(self) -> None:
         """Read until the client is accepted, to notice if it disconnects. Data is kept for later."""
-        if self.receive_buffer.frames is not None:
+        if self.receive_buffer.opened:
             return  # the client was accepted before this task began
         try:
             with trio.CancelScope() as self._watching:
@@ -397,14 +397,13 @@ class Reader:
             The number of messages in it.
         """
         buffer = self.receive_buffer
-        frames = buffer.frames
-        if frames is None:
+        if not buffer.opened:
             if self._connection is not None:
                 self._connection._came_early(data)
             return 0
         new = buffer.feed(data)
-        if frames.events:
-            self.handle_events(frames)
+        if buffer.frames is not None and buffer.frames.events:
+            self.handle_events(buffer.frames)
         return new
 
     def handle_events(self, frames: FrameReader) -> None:
@@ -448,7 +447,7 @@ class Reader:
         self.monitored = not self.transport.self_reading  # the task that reads a stream never leaves
         if not self.unread:
             return None
-        if self.receive_buffer.frames is None:
+        if not self.receive_buffer.opened:
             return self.watch
         return None if self.monitored else self.read_while_idle
 

@@ -7,8 +7,9 @@ Invariants:
 - `MemoryLedger.received` counts every message in here. The reader stops at ``max_queue_bytes`` (see
   `full`).
 - Only `feed` adds messages, and the application's tasks remove them in order.
-- An idle connection keeps no queue: an empty deque takes 760 bytes, so it is made for the first message of
-  a read and dropped by `release`, which is called before each wait for messages.
+- An idle connection keeps neither a queue, which takes 760 bytes if it is empty, nor a `FrameReader`. They
+  are made for the first message of a read, and for what is not just one small message. `release`, which is
+  called before each wait for messages, drops them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from trio_ws.ledger import OVERHEAD, MemoryLedger
 from trio_ws.protocol._accel import FIRST_READ
-from trio_ws.protocol.frames import FRAMES_AT_ONCE, FrameReader
+from trio_ws.protocol.frames import FRAMES_AT_ONCE, FrameReader, longest_common
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
@@ -48,7 +49,8 @@ class ReceiveBuffer:
         messages: the messages that wait, ``str`` for text and ``bytes`` for binary. It is another deque after
             each `feed` and each `release`, so hold it in a local variable only between two waits.
         ledger: accounts for the memory that is held for this peer.
-        frames: parses the bytes; None before the opening handshake is done.
+        opened: whether the opening handshake is done.
+        frames: parses the bytes; None before that, and while nothing has to be parsed.
         pending_input: bytes that were read and are parsed later: in the next turn, or once there is room.
         fragments: fragments of a message that wait; None if there are none.
         keep_fragments: whether ``recv_streaming(fragments=True)`` was called.
@@ -65,7 +67,7 @@ class ReceiveBuffer:
 
     __slots__ = (
         "_client",
-        "_direct",
+        "_longest_bypass",
         "_max_message_size",
         "_unfinished",
         "bypass_limit",
@@ -78,6 +80,7 @@ class ReceiveBuffer:
         "ledger",
         "masked",
         "messages",
+        "opened",
         "parts_open",
         "pending_input",
         "received_since_check",
@@ -88,6 +91,7 @@ class ReceiveBuffer:
         self._client = client
         self._max_message_size = options.max_message_size
         self.deflate: PerMessageDeflate | None = None
+        self.opened = False
         self.frames: FrameReader | None = None
         self.messages = _NO_MESSAGES
         self.ledger = MemoryLedger(options.max_queue_bytes, options.held_limit)
@@ -102,7 +106,7 @@ class ReceiveBuffer:
         self.single = True
         self.masked = not client
         self.bypass_limit = 0
-        self._direct = False
+        self._longest_bypass = 0  # `bypass_limit` where that is allowed at all
 
     def open(self, deflate: PerMessageDeflate | None, *, direct: bool = False) -> None:
         """Parse frames from now on, because the opening handshake is done.
@@ -111,19 +115,31 @@ class ReceiveBuffer:
             deflate: the negotiated permessage-deflate, or None.
             direct: whether messages may be taken from the transport without parsing them here.
         """
+        self.opened = True
         self.deflate = deflate
-        self._direct = direct and deflate is None
-        self.frames = FrameReader(
-            self.messages, client=self._client, max_message_size=self._max_message_size, deflate=deflate
+        if direct and deflate is None:
+            self._longest_bypass = longest_common(self._max_message_size)
+        else:
+            self._make_frames()
+
+    def _make_frames(self) -> FrameReader:
+        assert self.opened
+        frames = self.frames = FrameReader(
+            self.messages, client=self._client, max_message_size=self._max_message_size, deflate=self.deflate
         )
         if self.keep_fragments:
-            self.frames.keep_fragments()
+            frames.keep_fragments()
+        return frames
+
+    @property
+    def done(self) -> bool:
+        """Whether the peer has sent a Close frame, or violated the protocol."""
+        return self.frames is not None and self.frames.done
 
     @property
     def finished(self) -> bool:
         """Whether no message will be added any more."""
-        frames = self.frames
-        return self.closed or (frames is not None and frames.done)
+        return self.closed or self.done
 
     @property
     def full(self) -> bool:
@@ -135,15 +151,18 @@ class ReceiveBuffer:
         """Free the queue until more messages arrive, because all were received by the application."""
         self.ledger.received = 0
         frames = self.frames
-        if not self.messages and frames is not None:
-            self.messages = frames.messages = _NO_MESSAGES
+        if not self.messages and self.opened:
+            self.messages = _NO_MESSAGES
             if (
-                self._direct
+                self._longest_bypass
                 and self.single
-                and frames.between
+                and (frames is None or (frames.between and not frames.events))
                 and not (self.pending_input or self.discarding)
             ):
-                self.bypass_limit = frames.fast_limit
+                self.frames = None
+                self.bypass_limit = self._longest_bypass
+            elif frames is not None:
+                frames.messages = _NO_MESSAGES
 
     def discard(self) -> None:
         """Keep no more messages, because the application has closed. `clear` drops those that wait."""
@@ -165,11 +184,12 @@ class ReceiveBuffer:
         """Take the next complete fragment, if one is here. Sets ``parts_open``."""
         frames = self.frames
         fragments = self.fragments
-        if not fragments and frames is not None:
+        if not fragments:
             if self.messages:
-                fragments = deque(frames.split(self.messages.popleft()))
+                message = self.messages.popleft()
+                fragments = deque([message] if frames is None else frames.split(message))
                 self._unfinished = False
-            elif found := frames.take_fragments():
+            elif frames is not None and (found := frames.take_fragments()):
                 fragments = deque(found)
                 self._unfinished = True
         if not fragments:
@@ -182,8 +202,9 @@ class ReceiveBuffer:
     def keep(self, message: str | bytes) -> None:
         """Take a whole message that was not parsed here."""
         if self.messages is _NO_MESSAGES:
-            assert self.frames is not None
-            self.messages = self.frames.messages = deque()
+            self.messages = deque()
+            if self.frames is not None:
+                self.frames.messages = self.messages
         self.bypass_limit = 0
         self.messages.append(message)
         plain = type(message) is bytes or message.isascii()
@@ -198,8 +219,7 @@ class ReceiveBuffer:
         Returns:
             The number of messages in it.
         """
-        frames, messages, ledger = self.frames, self.messages, self.ledger
-        assert frames is not None
+        frames, messages, ledger = self.frames or self._make_frames(), self.messages, self.ledger
         if messages is _NO_MESSAGES:
             messages = self.messages = frames.messages = deque()
         self.bypass_limit = 0
@@ -223,7 +243,8 @@ class ReceiveBuffer:
             if ledger.received > ledger.max_received >> 2:
                 self._charge_texts(new, charge)
         size = len(data)
-        self.single = new == 1 and size < FIRST_READ
+        if new or not frames.between:  # a control frame is no reason to expect something else
+            self.single = new == 1 and size < FIRST_READ
         if taken != size:
             self.pending_input = data[taken:]
         if self.discarding:
