@@ -1,9 +1,9 @@
 """MemoryLedger: the bytes that this process holds because of one peer, as Python objects.
 
-Each connection has one. It is charged for everything that waits because of the peer: messages that the
-application has not received, requests and packets that wait for their turn, arguments of running calls, items
-of streams, and responses of an incomplete batch. Data that waits to be written is counted by the connection's
-write buffer, which notifies tasks for both (see `OutgoingCalls.progress`).
+Each connection has one, its receive buffer. It is charged for everything that waits because of the peer:
+messages that the application has not received, requests and packets that wait for their turn, arguments of
+running calls, items of streams, and responses of an incomplete batch. Data that waits to be written is
+counted by the connection's write buffer, which notifies tasks for both (see `OutgoingCalls.progress`).
 
 Invariants:
 
@@ -51,7 +51,7 @@ class MemoryLedger:
         self.held = 0
 
     @property
-    def full(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether no more work may be started for the peer."""
         return self.held >= self.max_held
 

@@ -315,7 +315,7 @@ async def test_a_client_that_is_gone_is_noticed_while_nothing_is_read() -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         peer = await RawPeer.connect(stream, headers=[("Sec-WebSocket-Protocol", "trio-ws.v1")])
         with trio.move_on_after(5) as scope:
-            while not pages.connection or not pages.peer.transport.ledger.full:
+            while not pages.connection or not pages.peer.transport.ledger.exhausted:
                 await peer.send_frame(BINARY, request("", str(pages.begun), "wait", "x" * 1000))
         assert not scope.cancelled_caught
         # Its end is queued after more data than the network can hold.

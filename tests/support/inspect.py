@@ -79,7 +79,7 @@ def bytes_of_unfinished_message(ws: WebSocket) -> int:
 
 def ledger_of(ws: WebSocket) -> MemoryLedger:
     """The ledger of the connection."""
-    return ws._receive_buffer.ledger
+    return ws._receive_buffer
 
 
 # -- readers ----------------------------------------------------------------------------------------

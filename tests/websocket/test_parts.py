@@ -37,7 +37,7 @@ def test_received_messages_wait_in_order_and_are_charged() -> None:
     data = frame(BINARY, b"one") + frame(BINARY, b"two")
     assert buffer.feed(data) == 2
     assert list(buffer.messages) == [b"one", b"two"]
-    assert buffer.ledger.received == len(data) + 2 * OVERHEAD
+    assert buffer.received == len(data) + 2 * OVERHEAD
     assert buffer.received_since_check
 
 
@@ -50,7 +50,7 @@ def test_an_empty_buffer_has_no_queue_of_its_own() -> None:
     assert one.messages.popleft() == b"x"
     one.release()
     assert one.messages is other.messages
-    assert one.ledger.received == 0
+    assert one.received == 0
     one.feed(frame(BINARY, b"y"))
     assert list(one.messages) == [b"y"]
     assert not other.messages

@@ -229,9 +229,9 @@ class HostedWebSocket(WebSocket):
         if self._messages._log:
             log_message(self, "<", message)
         buffer.put(message)
-        reader, ledger = self._reader, buffer.ledger
+        reader = self._reader
         reader.input_arrived.notify_all()
-        if ledger.received >= ledger.max_received:
+        if buffer.received >= buffer.max_received:
             reader.stop_if_full()
             return False
         return not buffer.frames.events

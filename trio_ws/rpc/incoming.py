@@ -165,7 +165,7 @@ class IncomingCalls:
             refusal = "twice max_concurrent_calls is reached"
         elif self.active_calls < self.max_calls and not self.waiting and not self._transport.pressed:
             return self.start_call(request, worker)
-        elif not self._transport.ledger.full:
+        elif not self._transport.ledger.exhausted:
             self._defer(request, size)
             self._start_deferred_soon()
             return None

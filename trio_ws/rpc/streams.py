@@ -322,7 +322,7 @@ class ItemStream(trio.abc.ReceiveChannel[T], Generic[T]):
         if self._granted <= 0:
             transport.misbehaved("a stream exceeded its credit in items (stream_window)")
             return False
-        if self._granted_bytes <= 0 and transport.ledger.full:
+        if self._granted_bytes <= 0 and transport.ledger.exhausted:
             transport.misbehaved("a stream exceeded its credit in bytes (stream_window_bytes)")
             return False
         self._owner.granted_bytes -= max(0, self._granted_bytes)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from trio_ws._types import Value
     from trio_ws.codecs.base import Codec
+    from trio_ws.ledger import MemoryLedger
     from trio_ws.websocket._notify import Notification
     from trio_ws.websocket.connection import WebSocket
     from trio_ws.websocket.write_buffer import WriteBuffer
@@ -119,7 +120,7 @@ class PacketTransport:
         self.failure: BaseException | None = None
         parts = parts_of(ws)
         self.closing, self.reader, self.receive_buffer, self.write_buffer, self.liveness, self.options = parts
-        self.ledger = self.receive_buffer.ledger
+        self.ledger: MemoryLedger = self.receive_buffer
         self.measured = 0
         self.batch: deque[Value] | tuple[()] = ()
         self.high_water = self.options.send_high_water

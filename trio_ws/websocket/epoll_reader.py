@@ -242,8 +242,7 @@ class EpollReader:
                         buffer.keep(message)
                         connection.input_arrived.notify_all()
                         going_on = observer.data_received(lent) if observer is not None else None
-                ledger = buffer.ledger
-                if ledger.received >= ledger.max_received and connection.stop_if_full():
+                if buffer.received >= buffer.max_received and connection.stop_if_full():
                     self._epoll.unregister(fd)
                 if going_on is not None:
                     turn.end()
@@ -275,8 +274,8 @@ class EpollReader:
                     await turn.let_others_run()
 
     def _stop_if_full(self, connection: Reader, fd: int) -> None:
-        ledger = connection.receive_buffer.ledger
-        if ledger.received >= ledger.max_received and connection.stop_if_full():
+        buffer = connection.receive_buffer
+        if buffer.received >= buffer.max_received and connection.stop_if_full():
             assert self._epoll is not None
             self._epoll.unregister(fd)
 
@@ -316,9 +315,9 @@ class EpollReader:
                 if size == READ_SIZE:
                     size += connection.read_more()
             else:
-                received = buffer.ledger.received
+                received = buffer.received
                 messages = connection.data_received(data)
-                size = max(size, buffer.ledger.received - received)
+                size = max(size, buffer.received - received)
             if buffer.pending_input:
                 size = max(size, FRAME_COST * FRAMES_AT_ONCE)
                 self._unfinished[fd] = None

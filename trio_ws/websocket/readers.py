@@ -270,13 +270,13 @@ class Reader:
             Whether this task read while others waited for it to do so.
         """
         buffer = self.receive_buffer
-        if buffer.pending_input and not (buffer.ledger.received and buffer.full):
+        if buffer.pending_input and not (buffer.received and buffer.full):
             await checkpoint()  # parsing the rest is work, so other tasks run first
             rest, buffer.pending_input = buffer.pending_input, b""
             self.data_received(rest)
             self.room_made()
             return self.input_arrived.notify_all() > 0
-        if self.by is not NO_READER or (buffer.ledger.received and buffer.full):
+        if self.by is not NO_READER or (buffer.received and buffer.full):
             await self.input_arrived.wait()
             return False
         self.by = TASK

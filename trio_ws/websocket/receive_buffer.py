@@ -4,8 +4,7 @@ Invariants:
 
 - Bytes become messages in the step in which they were read. A cancelled task loses none, because it was
   waiting.
-- `MemoryLedger.received` counts every message in here. The reader stops at ``max_queue_bytes`` (see
-  `full`).
+- `received` counts every message in here. The reader stops at ``max_queue_bytes`` (see `full`).
 - Only `feed` adds messages, and the application's tasks remove them in order.
 - An idle connection keeps neither a queue, which takes 760 bytes if it is empty, nor a `FrameReader`. They
   are made for the first message of a read, and for what is not just one small message. `release`, which is
@@ -38,8 +37,10 @@ _INFLATED_AT_ONCE = 256 * 1024
 _NO_MESSAGES: deque[str | bytes] = deque()
 
 
-class ReceiveBuffer:
+class ReceiveBuffer(MemoryLedger):
     """Turns received bytes into messages, keeps them, and counts the memory that they take.
+
+    It is the ledger of its connection, to which the layers above charge what they hold for this peer.
 
     Args:
         options: ``max_queue_bytes`` and ``max_message_size``.
@@ -48,7 +49,6 @@ class ReceiveBuffer:
     Attributes:
         messages: the messages that wait, ``str`` for text and ``bytes`` for binary. It is another deque after
             each `feed` and each `release`, so hold it in a local variable only between two waits.
-        ledger: accounts for the memory that is held for this peer.
         opened: whether the opening handshake is done.
         frames: parses the bytes; None before that, and while nothing has to be parsed.
         pending_input: bytes that were read and are parsed later: in the next turn, or once there is room.
@@ -77,7 +77,6 @@ class ReceiveBuffer:
         "fragments",
         "frames",
         "keep_fragments",
-        "ledger",
         "masked",
         "messages",
         "opened",
@@ -88,13 +87,13 @@ class ReceiveBuffer:
     )
 
     def __init__(self, options: Options, *, client: bool) -> None:
+        super().__init__(options.max_queue_bytes, options.held_limit)
         self._client = client
         self._max_message_size = options.max_message_size
         self.deflate: PerMessageDeflate | None = None
         self.opened = False
         self.frames: FrameReader | None = None
         self.messages = _NO_MESSAGES
-        self.ledger = MemoryLedger(options.max_queue_bytes, options.held_limit)
         self.pending_input = b""
         self.fragments: deque[str | bytes] | None = None
         self.keep_fragments = False
@@ -144,12 +143,11 @@ class ReceiveBuffer:
     @property
     def full(self) -> bool:
         """Whether reading must stop because ``max_queue_bytes`` wait for the application."""
-        ledger = self.ledger
-        return ledger.received >= ledger.max_received and not self.finished
+        return self.received >= self.max_received and not self.finished
 
     def release(self) -> None:
         """Free the queue until more messages arrive, because all were received by the application."""
-        self.ledger.received = 0
+        self.received = 0
         frames = self.frames
         if not self.messages and self.opened:
             self.messages = _NO_MESSAGES
@@ -208,7 +206,7 @@ class ReceiveBuffer:
         self.bypass_limit = 0
         self.messages.append(message)
         plain = type(message) is bytes or message.isascii()
-        self.ledger.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
+        self.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
 
     def feed(self, data: bytes, *, sliced: bool = False) -> int:
         """Parse the data of one read, after the opening handshake.
@@ -219,7 +217,7 @@ class ReceiveBuffer:
         Returns:
             The number of messages in it.
         """
-        frames, messages, ledger = self.frames or self._make_frames(), self.messages, self.ledger
+        frames, messages = self.frames or self._make_frames(), self.messages
         if messages is _NO_MESSAGES:
             messages = self.messages = frames.messages = deque()
         self.bypass_limit = 0
@@ -229,8 +227,8 @@ class ReceiveBuffer:
             taken = frames.feed(data, FRAMES_AT_ONCE)
             new = len(messages) - before
             charge = taken + OVERHEAD * new
-            received = ledger.received = ledger.received + charge
-            if received > ledger.max_received >> 2:
+            received = self.received = self.received + charge
+            if received > self.max_received >> 2:
                 self._charge_texts(new, charge)
         elif len(data) > _COMPRESSED_SLICE and not sliced:
             return self._feed_sliced(frames, data)
@@ -239,8 +237,8 @@ class ReceiveBuffer:
             taken = frames.feed(data, FRAMES_AT_ONCE)
             new = len(messages) - before
             charge = frames.size_of_new(new) - held + OVERHEAD * new
-            ledger.received += charge
-            if ledger.received > ledger.max_received >> 2:
+            self.received += charge
+            if self.received > self.max_received >> 2:
                 self._charge_texts(new, charge)
         size = len(data)
         if new or not frames.between:  # a control frame is no reason to expect something else
@@ -253,27 +251,27 @@ class ReceiveBuffer:
 
     def put(self, message: str | bytes) -> None:
         """Take a whole message of a peer whose frames a host has parsed."""
-        frames, messages, ledger = self.frames, self.messages, self.ledger
+        frames, messages = self.frames, self.messages
         assert frames is not None
         if messages is _NO_MESSAGES:
             messages = self.messages = frames.messages = deque()
         self.received_since_check = True
         frames.take_message(message)
         plain = type(message) is bytes or message.isascii()
-        ledger.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
+        self.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
         if self.discarding:
             messages.clear()
 
     def _feed_sliced(self, frames: FrameReader, data: bytes) -> int:
         """Parse a read in small parts. Leave the rest for later once they inflated to much, or at a bound."""
-        ledger, deflate = self.ledger, self.deflate
+        deflate = self.deflate
         assert deflate is not None
-        enough = ledger.received + _INFLATED_AT_ONCE
+        enough = self.received + _INFLATED_AT_ONCE
         stop = frames.begun + deflate.streams_ended + FRAMES_AT_ONCE
         start = messages = 0
         while start < len(data):
-            much = ledger.received >= enough or frames.begun + deflate.streams_ended >= stop
-            if much or (ledger.received and self.full):
+            much = self.received >= enough or frames.begun + deflate.streams_ended >= stop
+            if much or (self.received and self.full):
                 self.pending_input = data[start:]
                 break
             end = start + (frames.at_once or _COMPRESSED_SLICE)  # a plain frame stays as long as it is
@@ -290,9 +288,9 @@ class ReceiveBuffer:
         Each message was charged for its bytes. Its characters are looked at only once much waits: those of
         all messages then, and from there on those of new ones.
         """
-        ledger, messages = self.ledger, self.messages
-        if ledger.received - charged <= ledger.max_received >> 2:
+        messages = self.messages
+        if self.received - charged <= self.max_received >> 2:
             new = len(messages)
         for item in islice(reversed(messages), new):
             if type(item) is str and not item.isascii():
-                ledger.received += getsizeof(item) - len(item)
+                self.received += getsizeof(item) - len(item)
