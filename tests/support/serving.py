@@ -154,3 +154,17 @@ def all_tasks() -> set[trio.lowlevel.Task]:
     root = trio.lowlevel.current_root_task()
     assert root is not None
     return set(below(root))
+
+
+def busy_tasks() -> set[trio.lowlevel.Task]:
+    """Return all tasks of this trio run but those of servers that wait for another client.
+
+    There are as many of these as clients were served at the same time, which a client that is still leaving
+    makes one more.
+    """
+
+    def waits_for_a_client(task: trio.lowlevel.Task) -> bool:
+        names = [frame.f_code.co_name for frame, _ in task.iter_await_frames()]
+        return names[:2] == ["_serve_client", "wait_task_rescheduled"]
+
+    return {task for task in all_tasks() if not waits_for_a_client(task)}

@@ -23,7 +23,7 @@ import trio.testing
 from tests.adversary.hostile import call, opening
 from tests.adversary.process import upgrade
 from tests.support.inspect import abort, read_by_epoll, reading_stopped, transport_of, waiting_messages
-from tests.support.serving import all_tasks, echo, serving
+from tests.support.serving import busy_tasks, echo, serving
 from tests.support.watching import DEFLATE, deflated, until
 from trio_ws import App, Options, WebSocketClient, WebSocketHandler, connect, rpc_method
 from trio_ws.protocol.frames import BINARY, FIN, PING, RSV1
@@ -463,11 +463,11 @@ async def test_idle_connections_cost_no_waiting_task(target: str) -> None:
     targets: dict[str, Any] = {"function": echo, "handler": api, "app": app}
     async with serving(targets[target], options=options) as server:
         socks = [await raw_client(server)]
-        tasks = len(all_tasks())
+        tasks = len(busy_tasks())
         waiting = waiting_for_input()
         socks += [await raw_client(server) for _ in range(count)]
         await until(lambda: len(server.connections) == count + 1)
-        await until(lambda: len(all_tasks()) <= tasks + (count if target == "function" else 0))
+        await until(lambda: len(busy_tasks()) <= tasks + (count if target == "function" else 0))
         assert waiting_for_input() <= waiting + 1  # the shared reader may wait
         for sock in socks:
             sock.close()
