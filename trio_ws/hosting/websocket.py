@@ -230,7 +230,7 @@ class HostedWebSocket(WebSocket):
             log_message(self, "<", message)
         buffer.put(message)
         reader = self._reader
-        reader.input_arrived.notify_all()
+        reader.notify_input()
         if buffer.received >= buffer.max_received:
             reader.stop_if_full()
             return False
@@ -283,7 +283,7 @@ class HostedWebSocket(WebSocket):
         assert frames is not None
         if frames.events:
             self._handle_events(frames)
-        reader.input_arrived.notify_all()
+        reader.notify_input()
         reader.stop_if_full()
 
     def closed_by_host(self, code: int) -> None:

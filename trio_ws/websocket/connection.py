@@ -292,16 +292,22 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     # -- called by the parts ------------------------------------------------------------------------
 
-    def _handle_events(self, frames: FrameReader) -> None:
-        """Handle control frames and protocol violations that the reader found."""
+    def _handle_events(self, frames: FrameReader) -> bool:
+        """Handle control frames and protocol violations that the reader found.
+
+        Returns:
+            Whether a task may have waited for a pong among them.
+        """
+        awaited = self._liveness.is_awaited
         if self._liveness.handle_events(frames, self):
             self._runtime.keepalive.pong_received(self._liveness)
+        return awaited
 
     def _start_close_timer(self) -> None:
         self._runtime.keepalive.start_close_timer(self._liveness)
 
     def _state_changed(self) -> None:
-        self._reader.input_arrived.notify_all()
+        self._reader.notify_input()
         if self._reader.observer is not None:
             self._reader.observer.state_changed()
 

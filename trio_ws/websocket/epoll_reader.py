@@ -240,7 +240,7 @@ class EpollReader:
                         going_on = observer.message_received(message, lent)
                     else:
                         buffer.keep(message)
-                        connection.input_arrived.notify_all()
+                        connection.notify_input()
                         going_on = observer.data_received(lent) if observer is not None else None
                 if buffer.received >= buffer.max_received and connection.stop_if_full():
                     self._epoll.unregister(fd)
@@ -321,7 +321,10 @@ class EpollReader:
             if buffer.pending_input:
                 size = max(size, FRAME_COST * FRAMES_AT_ONCE)
                 self._unfinished[fd] = None
-            connection.input_arrived.notify_all()
+            frames = buffer.frames
+            # Nobody waits for a ping, or for the pong that answers keepalive.
+            if messages or frames is None or not frames.between:
+                connection.notify_input()
         except Exception as exc:  # noqa: BLE001 - logged with its traceback
             connection.log(logging.ERROR, "reading from %r failed", exc_info=exc)
             connection.closing.abort(exc)

@@ -21,7 +21,7 @@ from trio_ws.errors import CloseFrame
 from trio_ws.logs import logger_for
 from trio_ws.protocol.frames import PING, PONG, Ping, Pong
 from trio_ws.wall import judged, log_failure
-from trio_ws.websocket.closing import OPEN
+from trio_ws.websocket.closing import CLOSED, OPEN
 from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.message import control_payload
 
@@ -55,8 +55,8 @@ class Liveness:
     Attributes:
         closing: the closing handshake.
         receive_buffer: the receive buffer.
-        pings: the times at which unanswered pings were sent, by payload; None before the first ping, and
-            after the end.
+        pings: the times at which unanswered pings were sent, by payload; None without any, because a dict
+            does not shrink when it is emptied.
         latency: the round-trip time of the last ping in seconds; None before the first.
         round_trip: the shortest round-trip time so far.
         hooks: functions of the application for pings, and for unsolicited pongs.
@@ -156,9 +156,14 @@ class Liveness:
             if self.closing.received is not None:
                 raise self.closing.closed_error()
             await reader.wait_for_input()
-        if self.pings is None:
+        if self.closing.state == CLOSED:
             raise self.closing.closed_error()
         return trio.current_time() - sent
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a ping of the application waits for its pong."""
+        return self.pings is not None and (len(self.pings) > 1 or _KEEPALIVE not in self.pings)
 
     def awaits(self, payload: bytes) -> bool:
         """Whether a pong with this payload answers a ping of ours."""
@@ -178,7 +183,10 @@ class Liveness:
                 self.round_trip = latency
             if sent == payload:
                 break
-        if not kept_alive or _KEEPALIVE in pings:
+        if kept_alive:
+            kept_alive = _KEEPALIVE not in pings
+        self.pings = pings or None
+        if not kept_alive:
             return False
         # Otherwise the pong's own bytes would put off the next ping.
         self.receive_buffer.received_since_check = False

@@ -114,8 +114,9 @@ class ReaderConnection(Logged, Protocol):
     def _came_early(self, data: bytes) -> None:
         """Keep data that arrived before the end of the opening handshake."""
 
-    def _handle_events(self, frames: FrameReader) -> None:
-        """Answer control frames and protocol violations."""
+    def _handle_events(self, frames: FrameReader) -> bool:
+        """Handle control frames and protocol violations. Return whether a task may have waited for a pong."""
+        ...
 
 
 class ReaderRuntime(Protocol):
@@ -154,13 +155,13 @@ class Reader:
         observer: notified of input, and of changes of the state.
         by: who reads.
         inline: whether the shared reader will handle the messages, too; set before the client is accepted.
-        input_arrived: notified when bytes, or the end, may have changed something.
         monitored: whether the monitor checks this connection already, or need not do so.
         unread_since: the number of the monitor's sweep at which the connection was last read.
     """
 
     __slots__ = (
         "_connection",
+        "_input_arrived",
         "_polls_to_skip",
         "_room",
         "_runtime",
@@ -168,7 +169,6 @@ class Reader:
         "by",
         "closing",
         "inline",
-        "input_arrived",
         "monitored",
         "observer",
         "receive_buffer",
@@ -192,12 +192,23 @@ class Reader:
         self.observer: ConnectionObserver | None = None
         self.by = NO_READER
         self.inline = False
-        self.input_arrived = Notification()
+        self._input_arrived: Notification | None = None  # made when it is first used
         self._room: Notification | None = None  # notified when a full receive buffer has room again
         self._polls_to_skip = 0  # waits for the socket that come without a look into it first
         self._watching: trio.CancelScope | None = None  # around `watch`
         self.monitored = not transport.self_reading
         self.unread_since = 0
+
+    @property
+    def input_arrived(self) -> Notification:
+        """Notified when bytes, or the end, may have changed something."""
+        if self._input_arrived is None:
+            self._input_arrived = Notification()
+        return self._input_arrived
+
+    def notify_input(self) -> int:
+        """Notify the tasks that wait for `input_arrived`. Returns how many that were."""
+        return 0 if self._input_arrived is None else self._input_arrived.notify_all()
 
     # -- beginning and ending -----------------------------------------------------------------------
 
@@ -228,7 +239,7 @@ class Reader:
         """Wake all waiting tasks, because the state is CLOSED."""
         self._connection = None
         self._runtime.connection_ended(self)
-        self.input_arrived.notify_all()
+        self.notify_input()
         if self._room is not None:
             self._room.notify_all()
 
@@ -275,7 +286,7 @@ class Reader:
             rest, buffer.pending_input = buffer.pending_input, b""
             self.data_received(rest)
             self.room_made()
-            return self.input_arrived.notify_all() > 0
+            return self.notify_input() > 0
         if self.by is not NO_READER or (buffer.received and buffer.full):
             await self.input_arrived.wait()
             return False
@@ -314,7 +325,7 @@ class Reader:
             self.by = NO_READER
             self._left_unread()
             # Waiting tasks must see the input, or one of them must read if this task was cancelled.
-            others = self.input_arrived.notify_all()
+            others = self.notify_input()
         if data:
             self.data_received(data)
             if len(data) == READ_SIZE:
@@ -408,8 +419,8 @@ class Reader:
 
     def handle_events(self, frames: FrameReader) -> None:
         """Handle control frames and protocol violations."""
-        if self._connection is not None:
-            self._connection._handle_events(frames)
+        if self._connection is not None and self._connection._handle_events(frames):
+            self.notify_input()
 
     # -- a full receive buffer ----------------------------------------------------------------------
 
