@@ -49,6 +49,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
     websocket/           layer 4   one WebSocket on one trio stream
         _checkpoint.py       the check for a cancellation, without a coroutine
         _notify.py           notifications for waiting tasks
+        _wait.py             the wait of a task, in one object
         message.py           WebSocketMessage
         opening.py           the opening handshake of a server's connection
         transport.py         a plain socket, or any trio stream

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 from trio._core import _run
+from trio.lowlevel import wait_task_rescheduled
 
 from tests.support import burst_sends, next_messages
 from tests.support.burst_sends import (
@@ -39,6 +40,7 @@ from tests.support.flushed_buffers import (
     spoil,
 )
 from tests.support.next_messages import next_by_python, run_script
+from tests.support.waits import STEPS, drive, never_aborted
 from trio_ws.codecs.base import Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import python_msgpack_size
 from trio_ws.codecs.packets import TrioWSCodec
@@ -46,6 +48,7 @@ from trio_ws.protocol._accel import python_take_frames, python_whole_frame
 from trio_ws.protocol.masking import python_mask
 from trio_ws.rpc.inline_call import python_first_step
 from trio_ws.rpc.methods import python_have_types
+from trio_ws.websocket._wait import ReusableOutcome
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.transport import SocketTransport
 from trio_ws.websocket.write_buffer import (
@@ -181,6 +184,12 @@ def check_next_messages(module: ModuleType, chance: random.Random) -> None:
     assert trio.run(run_script, in_c, script) == trio.run(run_script, next_by_python, script)
 
 
+def check_waits(module: ModuleType, chance: random.Random) -> None:
+    """Wait in C and as trio does."""
+    script = [(chance.choice((*STEPS, "start")), chance.randrange(3)) for _ in range(chance.randrange(20))]
+    assert drive(module.wait_task, script) == drive(wait_task_rescheduled, script)
+
+
 async def check_send_in_burst(module: ModuleType, chance: random.Random) -> None:
     """Send a message in C and in Python, also where the connection is in no state that can occur."""
     connection, message = random_connection(chance), random_message(chance)
@@ -282,8 +291,11 @@ def run(path: str, count: int) -> int:
     keys = b"", b"key!"
     watched = (_run.GLOBAL_RUN_CONTEXT, _run.Task, _run.CancelStatus, _run.Runner)
     assert module.watch_task(*watched)
+    trap = wait_task_rescheduled(never_aborted).send(None)  # noqa: ASYNC105 - driven by hand
+    module.watch_waits(wait_task_rescheduled, type(trap), "abort_func", ReusableOutcome)
     for _ in range(count // 100):
         check_next_messages(module, chance)
+        check_waits(module, chance)
     module.watch_connection(Connection, ReceiveBuffer, burst_sends.WriteBuffer, WebSocketMessage)
     for _ in range(count // 20):
         trio.run(check_send_in_burst, module, chance)

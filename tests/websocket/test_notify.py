@@ -9,7 +9,8 @@ import trio
 import trio.testing
 from outcome import Outcome
 
-from trio_ws.websocket._notify import WAKE, Notification, ReusableOutcome
+from trio_ws.websocket._notify import WAKE, Notification
+from trio_ws.websocket._wait import ReusableOutcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator

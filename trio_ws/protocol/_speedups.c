@@ -33,6 +33,8 @@ static PyMethodDef methods[] = {
     {"buffer_item", (PyCFunction)(void (*)(void))buffer_item, METH_FASTCALL, buffer_item_doc},
     {"watch_buffers", (PyCFunction)(void (*)(void))watch_buffers, METH_FASTCALL, watch_buffers_doc},
     {"buffer_each", (PyCFunction)(void (*)(void))buffer_each, METH_FASTCALL, buffer_each_doc},
+    {"watch_waits", (PyCFunction)(void (*)(void))watch_waits, METH_FASTCALL, watch_waits_doc},
+    {"wait_task", wait_task, METH_O, wait_task_doc},
     {"watch_task", (PyCFunction)(void (*)(void))watch_task, METH_FASTCALL, watch_task_doc},
     {"plain_call", plain_call, METH_O, plain_call_doc},
     {"take_responses", (PyCFunction)(void (*)(void))take_responses, METH_FASTCALL, take_responses_doc},
@@ -55,7 +57,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 10
+#define INTERFACE 11
 
 static int
 module_exec(PyObject *module)
@@ -73,6 +75,9 @@ module_exec(PyObject *module)
     state->flush = PyUnicode_InternFromString("flush");
     state->buffer = PyUnicode_InternFromString("buffer");
     state->no_key = PyBytes_FromStringAndSize(NULL, 0);
+    state->unwrap = PyUnicode_InternFromString("unwrap");
+    state->no_args = PyTuple_New(0);
+    state->task_wait = (PyTypeObject *)PyType_FromModuleAndSpec(module, &task_wait_spec, NULL);
     state->next_method = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_method_spec, NULL);
     state->next_message = (PyTypeObject *)PyType_FromModuleAndSpec(module, &next_message_spec, NULL);
     return PyErr_Occurred() ? -1 : PyModule_AddType(module, state->next_method);
@@ -94,6 +99,13 @@ module_clear(PyObject *module)
         Py_CLEAR(state->flush);
         Py_CLEAR(state->context);
         Py_CLEAR(state->attributes);
+        Py_CLEAR(state->outcome_value.type);
+        Py_CLEAR(state->wait);
+        Py_CLEAR(state->abort_name);
+        Py_CLEAR(state->trap);
+        Py_CLEAR(state->task_wait);
+        Py_CLEAR(state->no_args);
+        Py_CLEAR(state->unwrap);
         Py_CLEAR(state->append);
         Py_CLEAR(state->task);
         Py_CLEAR(state->popleft);
@@ -122,6 +134,10 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     if (state != NULL) {
         Py_VISIT(state->context);
         Py_VISIT(state->attributes);
+        Py_VISIT(state->outcome_value.type);
+        Py_VISIT(state->wait);
+        Py_VISIT(state->trap);
+        Py_VISIT(state->task_wait);
         Py_VISIT(state->next_method);
         Py_VISIT(state->next_message);
         for (int i = 0; i < SLOTS; i++)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import TYPE_CHECKING, NoReturn, Self
 
 import trio
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, wait_task_rescheduled
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task
 
 from trio_ws._blocks import block
 from trio_ws._types import ANY_VALUE
@@ -29,6 +29,7 @@ from trio_ws.rpc.pending import PendingCall, PendingCallWithDeadline
 from trio_ws.rpc.streams import ItemStream, convert
 from trio_ws.rpc.task_pool import IN_CALL
 from trio_ws.websocket._checkpoint import passed_checkpoint
+from trio_ws.websocket._wait import wait_task
 from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.internals import closed_error, post, wait_for_room
 
@@ -394,7 +395,7 @@ class OutgoingCalls:
                     self.burst_size = 0
                     write_buffer.write(frame)
                 call.sent_offset = write_buffer.bytes_sent + write_buffer.size
-                return wait_task_rescheduled(call.abort)  # noqa: ASYNC105 - the caller does
+                return wait_task(call.abort)
         if self._turns is not None and not IN_CALL.get():
             return self._exchange_in_turn(self._turns, method, args, kwargs)
         return self._exchange_at_once(method, args, kwargs)
@@ -446,7 +447,7 @@ class OutgoingCalls:
         payload = self._encode_request(call_id, method, args, kwargs, lease, None, streams)
         call = self._add_pending(call_id, lease)
         call.sent_offset = self._send_request(payload)
-        return wait_task_rescheduled(call.abort)  # noqa: ASYNC105 - the caller does
+        return wait_task(call.abort)
 
     def _add_pending(self, call_id: str, lease: Lease | None = None) -> PendingCall:
         """Add a call of this task to those that wait for a response."""

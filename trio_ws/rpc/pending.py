@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import outcome
 from trio.lowlevel import Abort, RaiseCancelT, Task, reschedule
 
-from trio_ws.websocket._notify import ReusableOutcome
+from trio_ws.websocket._wait import ReusableOutcome
 
 if TYPE_CHECKING:
     from trio_ws.codecs.base import Response

@@ -25,12 +25,12 @@ from trio.lowlevel import (
     current_task,
     enable_ki_protection,
     reschedule,
-    wait_task_rescheduled,
 )
 
 from trio_ws.logs import logger_for
 from trio_ws.wall import close_nurseries, is_innermost
 from trio_ws.websocket._notify import WAKE
+from trio_ws.websocket._wait import wait_task
 
 __all__ = ["IN_CALL", "PooledTask", "TaskPool"]
 
@@ -120,4 +120,4 @@ class TaskPool:
             self._idle.remove(worker)
             return Abort.SUCCEEDED
 
-        await wait_task_rescheduled(abort)
+        await wait_task(abort)

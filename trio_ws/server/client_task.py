@@ -34,7 +34,6 @@ from trio.lowlevel import (
     disable_ki_protection,
     enable_ki_protection,
     reschedule,
-    wait_task_rescheduled,
 )
 
 from trio_ws._nurseries import unwrap_exception_group
@@ -72,7 +71,8 @@ from trio_ws.wall import (
     log_failure,
     only_cancelled,
 )
-from trio_ws.websocket._notify import Notification, ReusableOutcome
+from trio_ws.websocket._notify import Notification
+from trio_ws.websocket._wait import ReusableOutcome, wait_task
 from trio_ws.websocket.closing import CONNECTING
 from trio_ws.websocket.connection import WebSocket
 from trio_ws.websocket.disconnect_watch import DisconnectWatch
@@ -338,7 +338,7 @@ class ClientTasks:
                 return
             task.context = _NO_CONTEXT
             self._idle_tasks.append(task)
-            client = await wait_task_rescheduled(self._cancel_idle)
+            client = await wait_task(self._cancel_idle)
 
     def _begin(self, ws: WebSocket, begin: Callable[[WebSocket, ServerResources], bool]) -> bool:
         """Serve a connection without a task, if possible. Return whether it lives on so."""

@@ -7,43 +7,18 @@ missed: a task that waits has checked its condition in the same step, and checks
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from outcome import Outcome
-from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule
+
+from trio_ws.websocket._wait import ReusableOutcome, wait_task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine
 
     from trio_ws._types import Value
 
-__all__ = ["WAKE", "Notification", "ReusableOutcome"]
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class ReusableOutcome(Outcome[T]):
-    """The outcome of the wait of a task that is woken.
-
-    An `outcome.Value` serves one wait, and making and checking it costs a tenth of a call. This one can be
-    used again, and is made before its value is known. It has no ``__init__``, which would cost as much as all
-    the rest: set `value` after making it.
-    """
-
-    __slots__ = ("value",)
-
-    value: T
-
-    def unwrap(self) -> T:
-        return self.value
-
-    def send(self, gen: Generator[R, T, object]) -> R:
-        return gen.send(self.value)
-
-    async def asend(self, agen: AsyncGenerator[R, T]) -> R:
-        return await agen.asend(self.value)
-
+__all__ = ["WAKE", "Notification"]
 
 #: For a wait without a result.
 WAKE: ReusableOutcome[None] = ReusableOutcome()
@@ -66,8 +41,8 @@ class Notification:
         task = current_task()
         if self._waiting is None:
             self._waiting = task
-            return wait_task_rescheduled(self._leave_first)  # noqa: ASYNC105 - the caller does
-        return wait_task_rescheduled(self._join(task))  # noqa: ASYNC105 - the caller does
+            return wait_task(self._leave_first)
+        return wait_task(self._join(task))
 
     def _leave_first(self, _: RaiseCancelT) -> Abort:
         """Cancel the task that came when no other waited.

@@ -59,6 +59,13 @@ typedef struct {
     /* The attributes of that object in the thread that asked last. */
     PyObject *attributes;
     uint64_t thread;
+    /* From watch_waits: wait_task_rescheduled, what it yields, the name of the attribute that is its argument, and the
+       value of a ReusableOutcome. */
+    PyObject *wait, *abort_name;
+    PyTypeObject *trap;
+    slot outcome_value;
+    PyTypeObject *task_wait;
+    PyObject *no_args, *unwrap; /* (), "unwrap" */
 } module_state;
 
 /* Look up an attribute of the instances of a class. Return 0 if it has no slot, -1 with an exception. */
@@ -119,6 +126,18 @@ call_method(PyObject *object, PyObject *name, PyObject *argument)
 
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
+}
+
+/* Free an object of which only tp_clear is particular. */
+static void
+free_tracked(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    type->tp_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
 }
 
 /* Return the number in a slot, or -1. */

@@ -107,18 +107,6 @@ next_method_clear(PyObject *self)
     return 0;
 }
 
-/* Free either of the two objects. */
-static void
-next_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-
-    PyObject_GC_UnTrack(self);
-    type->tp_clear(self);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
-}
-
 static PyObject *
 next_method_new(PyTypeObject *type, PyObject *args, PyObject *names)
 {
@@ -162,7 +150,7 @@ static PyType_Slot next_method_slots[] = {
     {Py_tp_members, next_method_members},
     {Py_tp_traverse, next_method_traverse},
     {Py_tp_clear, next_method_clear},
-    {Py_tp_dealloc, next_dealloc},
+    {Py_tp_dealloc, free_tracked},
     {0, NULL},
 };
 
@@ -234,21 +222,13 @@ next_message_step(PyObject *self, PyObject *value, PyObject **result)
     return step;
 }
 
-/* The same for callers that take a StopIteration instead of a PYGEN_RETURN. */
 static PyObject *
 next_message_send(PyObject *self, PyObject *value)
 {
-    PyObject *result, *stop;
+    PyObject *result;
+    PySendResult step = next_message_step(self, value, &result);
 
-    if (next_message_step(self, value, &result) != PYGEN_RETURN)
-        return result;
-    stop = PyObject_CallOneArg(PyExc_StopIteration, result);
-    Py_DECREF(result);
-    if (stop != NULL) {
-        PyErr_SetObject(PyExc_StopIteration, stop);
-        Py_DECREF(stop);
-    }
-    return NULL;
+    return step == PYGEN_RETURN ? stop_iteration(result) : result;
 }
 
 static PyObject *
@@ -260,12 +240,9 @@ next_message_iternext(PyObject *self)
 static PyObject *
 next_message_throw(PyObject *self, PyObject *args)
 {
-    PyObject *rest = next_message_rest((next_message *)self), *throw, *result;
+    PyObject *rest = next_message_rest((next_message *)self);
 
-    throw = rest == NULL ? NULL : PyObject_GetAttrString(rest, "throw");
-    result = throw == NULL ? NULL : PyObject_CallObject(throw, args);
-    Py_XDECREF(throw);
-    return result;
+    return rest == NULL ? NULL : throw_into(rest, args);
 }
 
 static PyObject *
@@ -308,7 +285,7 @@ static PyType_Slot next_message_slots[] = {
     {Py_tp_methods, next_message_methods},
     {Py_tp_traverse, next_message_traverse},
     {Py_tp_clear, next_message_clear},
-    {Py_tp_dealloc, next_dealloc},
+    {Py_tp_dealloc, free_tracked},
     {0, NULL},
 };
 
