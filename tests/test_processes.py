@@ -11,6 +11,7 @@ import signal
 import ssl
 import subprocess
 import sys
+from collections import Counter
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,6 +214,39 @@ async def test_workers_share_a_port_and_one_that_is_killed_comes_back_while_the_
     with pytest.raises(trio_ws.ConnectionFailedError):
         async with trio_ws.connect(group.url):
             pass
+
+
+async def test_clients_are_divided_evenly_also_after_a_worker_was_replaced() -> None:
+    async with trio.open_nursery() as clients:
+        async with running(workers=3) as group:
+
+            async def connect(count: int) -> Counter[int]:
+                return Counter([await pid_of(await clients.start(hold, group.url)) for _ in range(count)])
+
+            held = await connect(60)
+            assert set(held) == {worker.pid for worker in group.workers}
+            # On a busy machine one may be kept from running for 10 ms, and miss a client.
+            assert min(held.values()) > 5, held
+            killed = min(held)
+            os.kill(killed, signal.SIGKILL)
+            await until(lambda: killed not in {worker.pid for worker in group.workers if worker.ready})
+            await until(lambda: all(worker.ready for worker in group.workers))
+            held.pop(killed)
+            (successor,) = {worker.pid for worker in group.workers} - set(held)
+            more = await connect(18)
+            assert more[successor] == max(more.values()), more  # it has none of the others' 40
+
+
+async def test_clients_do_not_depend_on_a_worker_that_is_stuck() -> None:
+    async with trio.open_nursery() as clients:
+        async with running(workers=2) as group:
+            stuck, other = (worker.pid for worker in group.workers)
+            os.kill(stuck, signal.SIGSTOP)
+            try:
+                for _ in range(30):
+                    assert await pid_of(await clients.start(hold, group.url)) == other
+            finally:
+                os.kill(stuck, signal.SIGCONT)
 
 
 async def test_sigterm_drains_and_no_process_remains() -> None:

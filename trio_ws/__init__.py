@@ -195,6 +195,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         processes/           one server in several processes
             targets.py           import strings
             control.py           the control channel between supervisor and worker
+            client_counts.py     the numbers of clients, which workers share
             worker.py            the program of a worker
             worker_handle.py     the state of a worker in the supervisor
             supervisor.py        serve_processes: start, restart, renew, drain

@@ -54,6 +54,8 @@ __all__ = [
 logger = logger_for("trio_ws.network")
 
 _ACCEPTS_IN_A_ROW = 64
+#: Seconds in which another process may take a client.
+_OTHERS_FIRST = 0.01
 # accept() failed because the client is gone (accept(2)).
 _CLIENT_LEFT = frozenset(
     getattr(errno, name)
@@ -110,6 +112,7 @@ async def accept_forever(
     listener: trio.abc.Listener[trio.abc.Stream],
     listening: socket.socket | None,
     on_client: Callable[[socket.socket | trio.abc.Stream, SocketAddress], None],
+    exceeds_others: Callable[[], bool] | None = None,
 ) -> None:
     """Pass every new client to ``on_client``: TCP and Unix ones as a non-blocking socket with its address.
 
@@ -119,6 +122,8 @@ async def accept_forever(
         listener: the listener.
         listening: what `listening_socket` has returned for it. It is closed at the end.
         on_client: called with a socket or a stream, and the address if that is known.
+        exceeds_others: whether another process that accepts from this socket should take the next client. It
+            has a moment for that.
     """
     if listening is None:
         await _accept_streams(listener, on_client)
@@ -129,6 +134,9 @@ async def accept_forever(
         failures = 0  # in a row
         while True:
             await wait_readable(sock)
+            crowded = exceeds_others is not None and exceeds_others()
+            if crowded:
+                await trio.sleep(_OTHERS_FIRST)
             for _ in range(_ACCEPTS_IN_A_ROW):
                 try:
                     client, address = sock.accept()
@@ -148,6 +156,8 @@ async def accept_forever(
                     except OSError:
                         pass  # some systems fail after the client has sent a reset
                 on_client(client, address)
+                if not crowded and exceeds_others is not None and exceeds_others():
+                    break
 
 
 async def _accept_streams(

@@ -23,7 +23,7 @@ import functools
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import trio
 from trio.lowlevel import (
@@ -97,7 +97,7 @@ if TYPE_CHECKING:
     from trio_ws.websocket.runtime import ConnectionRuntime
     from trio_ws.websocket.transport import Transport
 
-__all__ = ["ClientTasks", "PendingClient", "set_pages"]
+__all__ = ["ClientCounts", "ClientTasks", "PendingClient", "count_clients", "set_pages"]
 
 #: Serves one WebSocket: a function of the user, or a method of the server.
 ServeFunction = Callable[[WebSocket], Awaitable[object]]
@@ -170,6 +170,17 @@ class PendingClient:
             await close_forcefully(self.stream)
 
 
+class ClientCounts(Protocol):
+    """The numbers of clients of several processes that accept from the same sockets."""
+
+    def clients_changed(self, number: int) -> None:
+        """This process has so many clients now."""
+
+    def exceeds_others(self) -> bool:
+        """Whether another process should accept the next client."""
+        ...
+
+
 class ClientTasks:
     """Runs the clients of a server. See the module docstring. `WebSocketServer` adds start and stop."""
 
@@ -187,6 +198,7 @@ class ClientTasks:
         self._connections: dict[WebSocket, bool] = {}  # whether each has a task
         self._exchanges = 0  # plain HTTP requests that are being answered
         self._clients = 0  # connections in any state, including their opening handshake
+        self._counts: ClientCounts | None = None  # is told this number, if it shares its sockets
         self._handshakes = 0
         self._shares = AddressShares(self.options)
         self._proxies = TrustedProxies(self.options)
@@ -214,6 +226,8 @@ class ClientTasks:
             self._runtime.nursery.start_soon(self._refuse, stream)
             return
         self._clients += 1
+        if self._counts is not None:
+            self._counts.clients_changed(self._clients)
         self._handshakes += 1
         self._shares.begin(client.share, client)
         if self._idle_tasks:
@@ -358,6 +372,8 @@ class ClientTasks:
 
     def _client_gone(self, share: str | None) -> None:
         self._clients -= 1
+        if self._counts is not None:
+            self._counts.clients_changed(self._clients)
         self._shares.end(share)
         self._client_done.notify_all()
 
@@ -723,6 +739,11 @@ class ClientTasks:
 
 def _too_many() -> HTTPError:
     return HTTPError(503, "too many connections", [("Retry-After", "1")], logged=True)
+
+
+def count_clients(tasks: ClientTasks, counts: ClientCounts | None) -> None:
+    """Divide the clients of shared sockets among processes, from the start of the server on, or no longer."""
+    tasks._counts = counts
 
 
 def set_pages(tasks: ClientTasks, pages: Pages) -> None:

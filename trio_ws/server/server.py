@@ -356,7 +356,13 @@ class WebSocketServer(ClientTasks, EnteredOnly):
                     admit = functools.partial(
                         self._accept_client, loopback=self._ssl_context is None and is_loopback(listener)
                     )
-                    self._acceptors.start_soon(accept_forever, listener, listening_socket(listener), admit)
+                    self._acceptors.start_soon(
+                        accept_forever,
+                        listener,
+                        listening_socket(listener),
+                        admit,
+                        None if self._counts is None else self._counts.exceeds_others,
+                    )
                 self._state = "serving"
                 try:
                     with trio.CancelScope() as self._block:

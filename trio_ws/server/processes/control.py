@@ -66,6 +66,8 @@ class WorkerConfig:
     debug: bool
     log_level: int
     access_log: bool
+    client_counts: int  # a descriptor, see client_counts.py
+    slot: int
     pages: str | None  # an import string of a function for `add_pages`
 
 

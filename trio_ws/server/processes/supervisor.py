@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -29,6 +29,7 @@ from trio_ws.server.access_log import wants_access_log
 from trio_ws.server.config import server_config, tcp_address
 from trio_ws.server.listeners import open_listeners
 from trio_ws.server.processes import control, targets
+from trio_ws.server.processes.client_counts import SharedCounts, new_memory
 from trio_ws.server.processes.control import RETIRE, STOP, WorkerConfig
 from trio_ws.server.processes.worker_handle import WorkerHandle
 from trio_ws.signals import in_main_thread, on_signals
@@ -71,7 +72,8 @@ class WorkerProcess(NamedTuple):
 class _WorkerSlot:
     """A place in the group, which one worker after another fills."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.handle: WorkerHandle | None = None  # the last one that became ready
         self.restarts = 0
         self.quick_deaths = 0  # consecutive
@@ -91,13 +93,20 @@ class ProcessGroup:
     """The running processes of `serve_processes`."""
 
     def __init__(
-        self, url: str, port: int | None, config: WorkerConfig, count: int, start_timeout: float
+        self,
+        url: str,
+        port: int | None,
+        config: WorkerConfig,
+        count: int,
+        start_timeout: float,
+        client_counts: SharedCounts,
     ) -> None:
         self._url = url
         self._port = port
         self._config = config
         self._start_timeout = start_timeout
-        self._slots = [_WorkerSlot() for _ in range(count)]
+        self._client_counts = client_counts
+        self._slots = [_WorkerSlot(number) for number in range(count)]
         self._unstarted = count  # slots that never had a ready worker
         self._started = trio.Event()
         self._handles: set[WorkerHandle] = set()  # every process that may be running
@@ -257,16 +266,19 @@ class ProcessGroup:
 
     async def _start(self, slot: _WorkerSlot) -> WorkerHandle:
         """Start a worker, and return it when it is ready or has exited."""
-        handle = await WorkerHandle.start(self._config)
+        config = replace(self._config, slot=slot.number)
+        handle = await WorkerHandle.start(config)
         self._handles.add(handle)
         self._nursery.start_soon(self._watch, slot, handle)
-        await handle.begin(self._config, self._start_timeout)
+        await handle.begin(config, self._start_timeout)
         if handle.ready_at is None:
             handle.close()
         return handle
 
     async def _watch(self, slot: _WorkerSlot, handle: WorkerHandle) -> None:
         await handle.watch()
+        if slot.handle is None or slot.handle is handle:
+            self._client_counts.worker_gone(slot.number)
         self._handles.discard(handle)
         if handle.ready_at is not None:
             handle.close()
@@ -338,7 +350,8 @@ async def serve_processes(
     """Run a server in several processes on one port: ``trio.run(trio_ws.serve_processes, "chat:app", 8000)``.
 
     This process listens, and each worker, a fresh interpreter, accepts from the same sockets. A worker that
-    dies is replaced; after consecutive quick deaths the pause before that grows from 0.1 to 30 seconds.
+    has more clients than another leaves the next one to it for 10 ms, so all have about as many. If one dies,
+    it is replaced; after consecutive quick deaths the pause before that grows from 0.1 to 30 seconds.
 
     In the main thread SIGTERM and SIGINT (Ctrl+C) drain all workers and return; a second signal kills them.
     Cancellation drains too. Workers that have not exited 5 seconds after ``drain_timeout`` and
@@ -398,25 +411,28 @@ async def serve_processes(
     )
     listeners, socket_file = await open_listeners(port, host, unix_path, settings.options.unix_mode)
     try:
-        config = WorkerConfig(
-            target=name,
-            listeners=tuple(listener.socket.fileno() for listener in listeners),
-            subprotocols=tuple(subprotocols),
-            options=settings.options,
-            ssl_certfile=files[0],
-            ssl_keyfile=files[1],
-            ssl_context=ssl_context,
-            broker=broker,
-            debug=debug,
-            log_level=logging.getLogger().getEffectiveLevel() if log_level is None else log_level,
-            access_log=wants_access_log(),
-            pages=control.PAGES.get(),
-        )
-        url = settings.url(listeners)
-        tcp_port = tcp_address(listeners)[1] if unix_path is None else None
-        group = ProcessGroup(url, tcp_port, config, count, start_timeout)
-        with on_signals(group._callbacks()) if in_main_thread() else nullcontext():
-            await group._run(task_status)
+        with SharedCounts(new_memory(count)) as client_counts:
+            config = WorkerConfig(
+                target=name,
+                listeners=tuple(listener.socket.fileno() for listener in listeners),
+                subprotocols=tuple(subprotocols),
+                options=settings.options,
+                ssl_certfile=files[0],
+                ssl_keyfile=files[1],
+                ssl_context=ssl_context,
+                broker=broker,
+                debug=debug,
+                log_level=logging.getLogger().getEffectiveLevel() if log_level is None else log_level,
+                access_log=wants_access_log(),
+                client_counts=client_counts.fd,
+                slot=0,
+                pages=control.PAGES.get(),
+            )
+            url = settings.url(listeners)
+            tcp_port = tcp_address(listeners)[1] if unix_path is None else None
+            group = ProcessGroup(url, tcp_port, config, count, start_timeout, client_counts)
+            with on_signals(group._callbacks()) if in_main_thread() else nullcontext():
+                await group._run(task_status)
     finally:
         for listener in listeners:
             listener.socket.close()

@@ -21,7 +21,9 @@ import trio
 
 from trio_ws.logs import logger_for
 from trio_ws.server.access_log import enable_access_log
+from trio_ws.server.client_task import count_clients
 from trio_ws.server.processes import control, targets
+from trio_ws.server.processes.client_counts import WorkerCount
 from trio_ws.server.processes.control import READY, STOP, read_config
 from trio_ws.server.server import WebSocketServer, add_pages
 from trio_ws.systems import HANGUP_SIGNALS
@@ -100,7 +102,9 @@ async def _serve(
     )
     if config.pages is not None:
         add_pages(server, targets.load(config.pages, "pages"), config.target)
-    with starting:
+    os.set_inheritable(config.client_counts, False)
+    with starting, WorkerCount(config.client_counts, config.slot) as count:
+        count_clients(server, count)
         async with server:
             ready = True
             line.send(READY)
@@ -108,6 +112,7 @@ async def _serve(
                 nursery.start_soon(_set_on_command, line, stop)
                 await stop.wait()
                 nursery.cancel_scope.cancel()
+            count_clients(server, None)  # another worker may have the slot already
             # If the whole group stops, new clients get 503. Otherwise they are accepted by another worker or,
             # after the parent's death, by the next server on this port.
             if not _received_stop(line):

@@ -55,7 +55,7 @@ class WorkerHandle:
                 process = await trio.lowlevel.open_process(
                     [sys.executable, *flags, "-c", BOOTSTRAP, str(theirs.fileno()), *sys.path],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), *config.listeners),
+                    pass_fds=(theirs.fileno(), config.client_counts, *config.listeners),
                 )
         except BaseException:
             ours.close()
