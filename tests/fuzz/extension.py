@@ -10,6 +10,7 @@ import contextvars
 import copy
 import importlib.util
 import random
+import socket
 import sys
 import types
 from collections import deque
@@ -115,6 +116,10 @@ def check(module: ModuleType, payload: bytes, key: bytes) -> bool:
         begins, 0, False, 300, taken[1]
     )
     assert taken[0] == taken[1]
+    space, of_space = bytearray(b"?" + frame), list[Any]()
+    assert module.take_frames(memoryview(space)[1:], 0, bool(key), 0xFFFF, of_space) == len(frame)
+    space[:] = bytes(len(space))
+    assert of_space == whole
     plain = module.plain_call(payload)
     if plain is None:
         return False
@@ -253,7 +258,9 @@ def check_payload(module: ModuleType, chance: random.Random) -> None:
         at, start, end = (chance.randrange(-2, 45) for _ in range(3))
         fits = 0 <= start <= end <= len(data) and at >= 0 and at + end - start <= len(model)
         try:
-            module.fill_payload(payload, at, data, start, end, key)
+            module.fill_payload(
+                payload, at, chance.choice((bytes, bytearray, memoryview))(data), start, end, key
+            )
         except ValueError:
             assert not fits
         else:
@@ -261,6 +268,29 @@ def check_payload(module: ModuleType, chance: random.Random) -> None:
             chunk = data[start:end]
             model[at : at + len(chunk)] = python_mask(chunk, key) if key else chunk
         assert payload == model
+
+
+def check_sent_frames(module: ModuleType, chance: random.Random) -> None:
+    """Send frames through a socket until it is full; the rest of each is what the peer lacks."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << chance.randrange(10, 18))
+        made, got = bytearray(), bytearray()
+        for _ in range(20):
+            payload = chance.randbytes(1 << chance.randrange(18)) if chance.random() < 0.8 else b""
+            made += python_whole_frame(0x82, payload, b"")
+            rest = module.send_frame(ours.fileno(), 0x82, payload)
+            while rest:
+                with suppress(BlockingIOError):
+                    rest = rest[ours.send(rest) :]
+                with suppress(BlockingIOError):
+                    got += theirs.recv(1 << 20)
+        with suppress(BlockingIOError):
+            while True:
+                got += theirs.recv(1 << 20)
+        assert got == made
 
 
 def check_flushes(module: ModuleType, chance: random.Random) -> None:
@@ -306,6 +336,8 @@ def run(path: str, count: int) -> int:
         module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
         for _ in range(count // 20):
             check_flushes(module, chance)
+        for _ in range(count // 200):
+            check_sent_frames(module, chance)
     for _ in range(count // 10):
         check_first_step(module, chance.randbytes(chance.randrange(50)), chance.randrange(3))
     return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))

@@ -10,9 +10,9 @@ import trio
 
 from trio_ws.protocol._accel import python_whole_frame
 from trio_ws.websocket._checkpoint import passed_checkpoint
-from trio_ws.websocket.connection import _LARGE, _SENDS_IN_A_ROW
+from trio_ws.websocket.connection import _SENDS_IN_A_ROW
 from trio_ws.websocket.message import WebSocketMessage
-from trio_ws.websocket.write_buffer import _FLUSH_AT
+from trio_ws.websocket.write_buffer import _FLUSH_AT, LARGE
 
 if TYPE_CHECKING:
     import random
@@ -70,11 +70,7 @@ def python_send_in_burst(connection: Connection, value: Any) -> bool:
         if value.msg_type != ("text" if isinstance(value.payload, str) else "binary"):
             return False
         value = value.payload
-    if (
-        type(value) not in (bytes, str)
-        or len(value) >= _LARGE
-        or (type(value) is str and not value.isascii())
-    ):
+    if type(value) not in (bytes, str) or len(value) >= LARGE or (type(value) is str and not value.isascii()):
         return False
     if not (
         connection._receive_buffer.messages
@@ -138,7 +134,7 @@ def random_connection(chance: random.Random) -> Connection:
 def random_message(chance: random.Random) -> Any:
     """Anything that could be given to `WebSocket.send`."""
     text = chance.choice(("", "abc", "a" * 125, "b" * 126, "é", "\N{EURO SIGN}" * 3, "\ud800", "c" * 270))
-    data = bytes(chance.choice((0, 5, 125, 126, 280, 290, 300, _LARGE - 1, _LARGE)))
+    data = bytes(chance.choice((0, 5, 125, 126, 280, 290, 300, LARGE - 1, LARGE)))
     kind: Any = chance.choice(("text", "binary", "ping", b"text".decode()))
     return chance.choice(
         (

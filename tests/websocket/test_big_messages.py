@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +18,7 @@ from tests.support.watching import MIB, until
 from tests.support.wire import frame
 from trio_ws import ConnectionClosedError, Options, WebSocket, connect
 from trio_ws.protocol.frames import BINARY
-from trio_ws.websocket.transport import READ_SIZE, SEND_SIZE
+from trio_ws.websocket.transport import READ_SIZE, SEND_SIZE, SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -232,6 +232,41 @@ async def test_reading_stops_at_max_queue_bytes(tmp_path: Path) -> None:
         go_on.set()
         await until(lambda: bool(received))
     assert received == [bytes(100_000)]
+
+
+async def test_large_reads_stop_at_max_queue_bytes_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    handlers: list[WebSocket] = []
+    done = trio.Event()
+    read_now = SocketTransport.read_now
+
+    def recorded(transport: SocketTransport, size: int) -> bytes | memoryview:
+        sizes.append(size)
+        return read_now(transport, size)
+
+    monkeypatch.setattr(SocketTransport, "read_now", recorded)
+
+    async def busy(ws: WebSocket) -> None:
+        await ws.accept()
+        for _ in range(100):
+            await ws.receive_bytes()
+        handlers.append(ws)
+        await done.wait()
+
+    options = Options(max_queue_bytes=300_000)
+    async with unix_client(busy, tmp_path / "socket", options) as sock:
+        left = memoryview(frame(BINARY, bytes(20_000)) * 200)
+        while left and not (handlers and queue_full(handlers[0])):
+            await trio.lowlevel.checkpoint()
+            with suppress(BlockingIOError):
+                left = left[sock.send(left) :]
+        assert left
+        waiting = sum(map(len, waiting_messages(handlers[0])))
+        assert 200_000 < waiting + bytes_of_unfinished_message(handlers[0]) <= 300_000 + READ_SIZE
+        done.set()
+    assert max(sizes) > READ_SIZE
 
 
 async def test_a_reset_that_is_met_while_reading_on_is_the_cause(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.support.inspect import bytes_of_unfinished_message, waiting_messages
 from tests.support.serving import serving, serving_in_memory
 from tests.support.watching import DEFLATE as OFFER
 from tests.support.watching import deflated
-from trio_ws import Compression, ConnectionClosedError, Options, WebSocket, broadcast
+from trio_ws import Compression, ConnectionClosedError, Options, WebSocket, broadcast, connect
 from trio_ws.channels.fanout import FanoutWriter
 from trio_ws.protocol.frames import BINARY, FIN, RSV1
 from trio_ws.protocol.framing import masked_frame
@@ -458,6 +458,28 @@ async def test_a_huge_echo_leaves_a_turn_in_between(autojump_clock: MockClock) -
         memory.connect(options=PLAIN) as ws,
     ):
         for _ in range(3):
-            await ws.send(BIG)
-            assert await ws.receive_bytes() == BIG
+            await ws.send(BIG * 2)
+            assert await ws.receive_bytes() == BIG * 2
     assert min(taken) >= 1
+
+
+async def test_large_messages_in_a_row_leave_turns_in_between() -> None:
+    """A message of 1 MiB is as much as one turn sends to a socket."""
+    taken: list[int] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        steps = Steps()
+        for _ in range(4):
+            await ws.send(BIG)
+            taken.append(steps.count)
+
+    options = Options(max_message_size=8 << 20, max_queue_bytes=8 << 20, send_high_water=64 << 20)
+    async with (
+        serving(handler, options=options) as server,
+        connect(server.url, options=options) as ws,
+    ):
+        for _ in range(4):
+            assert await ws.receive_bytes() == BIG
+    # Other tasks run before the second, after it, before the fourth, and after it.
+    assert taken == [0, 2, 2, 4]

@@ -52,7 +52,8 @@ from trio_ws.websocket.internals import (
     wait_for_room,
 )
 from trio_ws.websocket.message import BytesLike, WebSocketMessage, whole_message
-from trio_ws.websocket.write_buffer import buffer_frame
+from trio_ws.websocket.transport import SEND_SIZE
+from trio_ws.websocket.write_buffer import LARGE, buffer_frame
 
 if TYPE_CHECKING:
     import contextvars
@@ -76,8 +77,6 @@ logger = logger_for("trio_ws.app")
 #: own: 64 small messages, or four of 64 KiB.
 _YIELD_EVERY = 256 * 1024
 _MESSAGE_COST = 4096
-#: Larger messages are sent without joining their header to them.
-_LARGE = 48 * 1024
 
 _FINAL_TEXT = FIN | TEXT
 _FINAL_BINARY = FIN | BINARY
@@ -561,10 +560,10 @@ class ListenerSession:
             opcode, payload = self._listener.encode(result)
             first = FIN | opcode
         write_buffer = self._write_buffer
-        if write_buffer.size >= write_buffer.fast_send_limit or len(payload) >= _LARGE:
+        if write_buffer.size >= write_buffer.fast_send_limit or len(payload) >= SEND_SIZE:
             post(self._ws, first & ~FIN, payload, cork=bool(self._receive_buffer.messages))
         # Otherwise it is the common case of post(): a server's open, uncompressed connection.
-        elif self._receive_buffer.messages:
+        elif self._receive_buffer.messages and len(payload) < LARGE:
             buffer_frame(write_buffer, first, payload)
         else:
             write_buffer.write_frame(first, payload)

@@ -70,10 +70,9 @@ _NO_LIMIT = 1 << 65
 # Plain frames of at least this many bytes are worth another read; see `FrameReader.at_once`.
 _BIG = 32 * 1024
 _LONGEST_HEAD = 14
-# A binary message is put together in its final place, by the extension, if a quarter of it has come and
-# at least this many bytes are missing. Joining the parts of 1 MiB takes a twelfth of the time of an echo. The
-# place is never larger than four times what has come, because a peer may declare any size.
-_IN_PLACE = 128 * 1024
+# A big binary message is put together in its final place, by the extension, once a quarter of it has come:
+# joining the parts of 1 MiB takes a twelfth of the time of an echo. The place is never larger than four times
+# what has come, because a peer may declare any size.
 _RESERVED = 3  # bytes for each that has come
 # Shorter parts are joined to the next one, so that a peer that sends byte by byte costs only what it sends.
 _SMALL_CHUNK = 4096
@@ -202,25 +201,28 @@ class FrameReader:
 
     @property
     def at_once(self) -> int:
-        """Bytes worth reading immediately because a big plain frame is incomplete; otherwise 0.
-
-        They include the end of the frame and the head of the next one, but not many small frames, which would
-        take long.
+        """Bytes to the end of a big plain frame, which are worth reading immediately, and to the end of the
+        next head; 0 if no such frame is incomplete.
         """
         if self._key is None or self._compressed or self._size + self._left < _BIG:
             return 0
         return self._left + _LONGEST_HEAD
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the rest of the current message is only to be copied to its place."""
+        return self._filled > 0
 
     def size_of_new(self, count: int) -> int:
         """Bytes of the last ``count`` messages and of the unfinished one: the size of one read."""
         messages = self.messages
         return self.held + sum(len(messages[-1 - i]) for i in range(count))
 
-    def feed(self, data: bytes, work: int = _NO_LIMIT) -> int:
+    def feed(self, data: bytes | memoryview, work: int = _NO_LIMIT) -> int:
         """Parse received bytes. Never raises for anything that a peer sends; see ``events``.
 
         Args:
-            data: the bytes that follow those of the last call.
+            data: the bytes that follow those of the last call. Nothing refers to them afterwards.
             work: maximum number of frames to parse, not counting common ones (see _accel.py), of which about
                 `MAX_FRAMES` are parsed.
 
@@ -358,7 +360,7 @@ class FrameReader:
 
     # -- uncommon frames ----------------------------------------------------------------------------
 
-    def _begin(self, data: bytes, i: int, size: int) -> int:
+    def _begin(self, data: bytes | memoryview, i: int, size: int) -> int:
         """Start an uncommon frame at ``i``, and return the index after the used bytes."""
         self.begun += 1
         first = data[i]
@@ -370,17 +372,17 @@ class FrameReader:
             start = i + (6 if masked else 2)
             end = start + length
             if end > size:  # a control frame is short, so wait for all of it
-                self._rest = data[i:]
+                self._rest = bytes(data[i:])
                 return size
-            payload = data[start:end]
-            if self._control(first, mask(payload, data[start - 4 : start]) if masked else payload):
+            payload = bytes(data[start:end])
+            if self._control(first, mask(payload, bytes(data[start - 4 : start])) if masked else payload):
                 return end
         # A control frame has no extended length: wsproto rejects one at its second byte.
         longer = 0 if control or length < 126 else 2 if length == 126 else 8
         head = 2 + longer + (4 if masked else 0)
         # wsproto rejects an invalid header as early as possible.
         if size - i < (head if not control else head + length if length < 126 else 2):
-            self._rest = data[i:]
+            self._rest = bytes(data[i:])
             return size
         n = _from_bytes(data[i + 2 : i + 2 + longer], "big") if longer else length
         if not (first or n or self._compressed) and self._open and masked is not self.client:
@@ -400,7 +402,7 @@ class FrameReader:
             self._compressed = first != plain
             if self._deflate is not None and self._compressed:
                 self._deflate.begin()
-            self._key = data[i + head - 4 : i + head] if masked else b""
+            self._key = bytes(data[i + head - 4 : i + head]) if masked else b""
             self._utf8 = _utf8_decoder() if plain == _FINAL_TEXT else None
             self._left = n
             return self._bulk(data, i + head)
@@ -411,7 +413,7 @@ class FrameReader:
         self._key = None
         end = min(i + head + n, size)
         self._left = i + head + n - end
-        self._feed_wsproto(data[i:end])
+        self._feed_wsproto(bytes(data[i:end]))
         return end
 
     def _control(self, first: int, payload: bytes) -> bool:
@@ -431,15 +433,15 @@ class FrameReader:
             return False
         return True
 
-    def _continue(self, data: bytes) -> int:
+    def _continue(self, data: bytes | memoryview) -> int:
         if self._key is not None:
             return self._bulk(data, 0)
         end = min(self._left, len(data))
         self._left -= end
-        self._feed_wsproto(data[:end])
+        self._feed_wsproto(bytes(data[:end]))
         return end
 
-    def _bulk(self, data: bytes, i: int) -> int:
+    def _bulk(self, data: bytes | memoryview, i: int) -> int:
         """Read the payload of a message of one frame, chunk by chunk."""
         end = min(i + self._left, len(data))
         self._left -= end - i
@@ -448,13 +450,13 @@ class FrameReader:
         if key and turn:
             self._key = key[turn:] + key[:turn]
         final = not self._left
-        if self._filled:
+        if self._filled or (not final and self._continue_in_place(end - i)):
             self._fill(data, i, end, key or b"")
             if final:
                 self._key = None
                 self._finish()
             return end
-        chunk = mask(memoryview(data)[i:end], key) if key else data[i:end]
+        chunk = mask(memoryview(data)[i:end], key) if key else bytes(data[i:end])
         if self._compressed:
             assert self._deflate is not None
             inflated = self._deflate.inflate(chunk, fin=final)
@@ -476,20 +478,23 @@ class FrameReader:
         if final:
             self._key = None
             self._finish()
-        elif _IN_PLACE <= self._left <= self.held * _RESERVED and self.held >= _BIG:
-            self._continue_in_place()
         return end
 
-    def _continue_in_place(self) -> None:
-        """Make room for the whole message, if the rest is only to be copied to it."""
+    def _continue_in_place(self, new: int) -> bool:
+        """Make room for the whole message, if ``new`` bytes and the rest are only to be copied to it."""
+        come = self.held + new
+        if come < _BIG or self._left > come * _RESERVED:
+            return False
         if extension is None or self._utf8 is not None or self._compressed:
-            return
-        whole = extension.new_payload(self.held + self._left)
-        self._filled, begun = self.held, self._joined()
-        extension.fill_payload(whole, 0, begun, 0, self._filled, b"")
+            return False
+        whole = extension.new_payload(come + self._left)
+        if self.held:
+            self._filled, begun = self.held, self._joined()
+            extension.fill_payload(whole, 0, begun, 0, self._filled, b"")
         self._parts = [whole]
+        return True
 
-    def _fill(self, data: bytes, start: int, end: int, key: bytes) -> None:
+    def _fill(self, data: bytes | memoryview, start: int, end: int, key: bytes) -> None:
         """Put a chunk of the payload into its final place."""
         assert extension is not None
         extension.fill_payload(self._parts[0], self._filled, data, start, end, key)

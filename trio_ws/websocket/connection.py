@@ -55,7 +55,8 @@ from trio_ws.websocket.message_stream import MessageStream
 from trio_ws.websocket.opening import Opening, write_rejection
 from trio_ws.websocket.readers import EPOLL, FULL_EPOLL, FULL_TASK, Reader
 from trio_ws.websocket.receive_buffer import ReceiveBuffer
-from trio_ws.websocket.write_buffer import WriteBuffer, buffer_frame
+from trio_ws.websocket.transport import SEND_SIZE
+from trio_ws.websocket.write_buffer import LARGE, WriteBuffer, buffer_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -80,14 +81,14 @@ logger = logger_for("trio_ws.websocket")
 #: Each connection of this process has a number, for logs.
 _numbers = itertools.count(1)
 
-#: Payloads of at least this many bytes are written separately from their header, to avoid a copy.
-_LARGE = 48 * 1024
-#: Sending this many bytes takes a few milliseconds, so `send` lets other tasks run first.
+#: Sending this many bytes after others, or masked, takes a few milliseconds, so `send` lets other tasks run
+#: first.
 _HUGE = 512 * 1024
 #: Consecutive sends without a wait, after which a sender lets other tasks run. A buffered send counts as one,
-#: and a send with a system call as eight. This is about a millisecond of echoes.
+#: and a send with a system call as eight and one more for every 4 KiB. This is about a millisecond of echoes.
 _SENDS_IN_A_ROW = 256
 _DIRECT_SEND = 8
+_BYTES_SHIFT = 12
 _FINAL_BINARY = FIN | BINARY
 _FINAL_TEXT = FIN | TEXT
 
@@ -610,23 +611,23 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 return
             data = data.payload
         first = _FINAL_BINARY
-        if type(data) is str and len(data) < _LARGE:
+        if type(data) is str and len(data) < LARGE:
             first = _FINAL_TEXT
             data = data.encode()
         if type(data) is bytes:
             write_buffer = self._write_buffer
             if (
                 write_buffer.size < write_buffer.fast_send_limit
-                and len(data) < _LARGE
+                and len(data) < SEND_SIZE
                 and self._sends_since_yield < _SENDS_IN_A_ROW
                 and passed_checkpoint()
             ):
                 # The common case of _send() inline, which saves a coroutine.
-                if self._receive_buffer.messages:
+                if self._receive_buffer.messages and len(data) < LARGE:
                     self._sends_since_yield += 1
                     buffer_frame(write_buffer, first, data)
                     return
-                self._sends_since_yield += _DIRECT_SEND
+                self._sends_since_yield += _DIRECT_SEND + (len(data) >> _BYTES_SHIFT)
                 write_buffer.write_frame(first, data)
                 if write_buffer.broken:
                     raise self._closing.closed_error()
@@ -725,8 +726,9 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             else:
                 payload = await self._deflate_large(deflate, payload)
             first |= RSV1
-        if len(payload) >= _LARGE:
+        if len(payload) >= LARGE:
             write_buffer.write_pair(*frame_pair(first, payload, masked=self._client))
+            self._sends_since_yield += len(payload) >> _BYTES_SHIFT
             frame = b""
         else:
             frame = masked_frame(first, payload) if self._client else server_frame(first, payload)
@@ -827,7 +829,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
                 return
             payload = self._deflate.compress(payload, fin=True)
             first |= RSV1
-        if len(payload) >= _LARGE:
+        if len(payload) >= LARGE:
             self._write_buffer.write_pair(*frame_pair(first, payload, masked=self._client))
             return
         frame = masked_frame(first, payload) if self._client else server_frame(first, payload)

@@ -283,16 +283,17 @@ class EpollReader:
         """Read once. Returns the amount of work, in bytes."""
         buffer = connection.receive_buffer
         if buffer.pending_input:
-            data, buffer.pending_input = buffer.pending_input, b""
+            data: bytes | memoryview = buffer.pending_input
+            buffer.pending_input = b""
         else:
             data = self._receive(connection)
         return self._parse(connection, fd, data) if data else END_COST
 
-    def _receive(self, connection: Reader) -> bytes:
+    def _receive(self, connection: Reader) -> bytes | memoryview:
         """Read from the socket. Returns nothing if nothing was there, and at the end of the connection."""
         transport: Any = connection.transport
         try:
-            data: bytes = transport.recv_now(READ_SIZE)
+            data: bytes | memoryview = transport.read_now(connection.receive_buffer.read_size)
         except BlockingIOError:
             return b""
         except OSError as exc:
@@ -302,17 +303,18 @@ class EpollReader:
             connection.closing.abort(None)
         return data
 
-    def _parse(self, connection: Reader, fd: int, data: bytes) -> int:
+    def _parse(self, connection: Reader, fd: int, data: bytes | memoryview) -> int:
         """Parse the data of one read. Returns the amount of work, in bytes."""
         buffer = connection.receive_buffer
         size = len(data)
         try:
             if buffer.deflate is None:
                 # The same as connection.data_received(), without a call for each message.
+                asked = buffer.read_size
                 messages = buffer.feed(data)
                 if buffer.frames is not None and buffer.frames.events:
                     connection.handle_events(buffer.frames)
-                if size == READ_SIZE:
+                if size == asked:
                     size += connection.read_more()
             else:
                 received = buffer.received

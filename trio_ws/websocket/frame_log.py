@@ -96,6 +96,12 @@ class FrameLoggingTransport:
         self._came.see(data)
         return data
 
+    def read_now(self, size: int) -> bytes | memoryview:
+        transport: Any = self._transport
+        data: bytes | memoryview = transport.read_now(size)
+        self._came.see(bytes(data))
+        return data
+
     async def receive(self) -> bytes:
         data = await self._transport.receive()
         self._came.see(data)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from trio_ws.ledger import OVERHEAD, MemoryLedger
 from trio_ws.protocol._accel import FIRST_READ
 from trio_ws.protocol.frames import FRAMES_AT_ONCE, FrameReader, longest_common
+from trio_ws.websocket.transport import BIG_READ_SIZE, READ_SIZE
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
@@ -32,6 +33,9 @@ __all__ = ["ReceiveBuffer"]
 _COMPRESSED_SLICE = 512
 #: Inflated bytes after which the rest of a read waits for the next turn, about a millisecond.
 _INFLATED_AT_ONCE = 256 * 1024
+
+#: Messages of at least this many bytes are read several at a time.
+_BIG = 8 * 1024
 
 # The queue of all connections without waiting messages. Nothing is ever added to it.
 _NO_MESSAGES: deque[str | bytes] = deque()
@@ -66,6 +70,7 @@ class ReceiveBuffer(MemoryLedger):
     """
 
     __slots__ = (
+        "_big",
         "_client",
         "_longest_bypass",
         "_max_message_size",
@@ -103,6 +108,7 @@ class ReceiveBuffer(MemoryLedger):
         self.discarding = False
         self.received_since_check = False
         self.single = True
+        self._big = False
         self.masked = not client
         self.bypass_limit = 0
         self._longest_bypass = 0  # `bypass_limit` where that is allowed at all
@@ -139,6 +145,13 @@ class ReceiveBuffer(MemoryLedger):
     def finished(self) -> bool:
         """Whether no message will be added any more."""
         return self.closed or self.done
+
+    @property
+    def read_size(self) -> int:
+        """Bytes to ask of the next read: many while big messages arrive, as far as there is room for them."""
+        if not self._big:
+            return READ_SIZE
+        return max(READ_SIZE, min(BIG_READ_SIZE, self.max_received - self.received))
 
     @property
     def full(self) -> bool:
@@ -208,7 +221,7 @@ class ReceiveBuffer(MemoryLedger):
         plain = type(message) is bytes or message.isascii()
         self.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
 
-    def feed(self, data: bytes, *, sliced: bool = False) -> int:
+    def feed(self, data: bytes | memoryview, *, sliced: bool = False) -> int:
         """Parse the data of one read, after the opening handshake.
 
         Control frames and violations are left in ``frames.events``. What cannot be parsed in this turn is
@@ -243,8 +256,9 @@ class ReceiveBuffer(MemoryLedger):
         size = len(data)
         if new or not frames.between:  # a control frame is no reason to expect something else
             self.single = new == 1 and size < FIRST_READ
+            self._big = len(messages[-1]) >= _BIG if new else frames.at_once > 0
         if taken != size:
-            self.pending_input = data[taken:]
+            self.pending_input = bytes(data[taken:])
         if self.discarding:
             messages.clear()
         return new
@@ -262,7 +276,7 @@ class ReceiveBuffer(MemoryLedger):
         if self.discarding:
             messages.clear()
 
-    def _feed_sliced(self, frames: FrameReader, data: bytes) -> int:
+    def _feed_sliced(self, frames: FrameReader, data: bytes | memoryview) -> int:
         """Parse a read in small parts. Leave the rest for later once they inflated to much, or at a bound."""
         deflate = self.deflate
         assert deflate is not None
@@ -272,7 +286,7 @@ class ReceiveBuffer(MemoryLedger):
         while start < len(data):
             much = self.received >= enough or frames.begun + deflate.streams_ended >= stop
             if much or (self.received and self.full):
-                self.pending_input = data[start:]
+                self.pending_input = bytes(data[start:])
                 break
             end = start + (frames.at_once or _COMPRESSED_SLICE)  # a plain frame stays as long as it is
             messages += self.feed(data[start:end], sliced=True)

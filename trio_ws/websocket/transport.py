@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection, notify_closing, wait_readable, wait_writable
 
 from trio_ws._types import SocketAddress
+from trio_ws.protocol.masking import extension
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.delivery import delivery_of
 from trio_ws.websocket.sockets import (
@@ -50,10 +52,10 @@ __all__ = [
     "peer_of",
 ]
 
-#: Bytes asked of one read. Larger ones cost more in page faults than they save in system calls.
+#: Bytes asked of one read.
 READ_SIZE = 65536
-#: The same while a big message is arriving. Just below the size that glibc returns to the system.
-BIG_READ_SIZE = 120 * 1024
+#: The same while big messages arrive, with room for the heads of messages whose sizes are powers of two.
+BIG_READ_SIZE = 257 * 1024
 #: Bytes handed to the kernel at once, a common limit of messages and their heads: it may take several MiB, a
 #: millisecond or two for each.
 SEND_SIZE = 1025 * 1024
@@ -89,6 +91,16 @@ class SharedReader(Protocol):
 
     def resume(self, connection: Any) -> None:
         """Read again from a connection that was full."""
+
+
+class _Space(threading.local):
+    """Where a thread reads to. It stays mapped, but large objects would be mapped for each read."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(BIG_READ_SIZE))
+
+
+_space = _Space()
 
 
 class SocketTransport:
@@ -164,6 +176,12 @@ class SocketTransport:
 
     def recv_now(self, size: int) -> bytes:
         return self._sock.recv(size)
+
+    def read_now(self, size: int) -> bytes | memoryview:
+        if extension is None:
+            return self._sock.recv(size)  # parsing bytes in Python is quicker
+        space = _space.view
+        return space[: self._sock.recv_into(space, size)]
 
     def send_now(self, data: bytes | memoryview) -> int:
         return self._sock.send(data)
@@ -329,6 +347,7 @@ class StreamTransport:
 #: The transport of a WebSocket. Both classes have the same methods:
 #:
 #: - ``recv_now`` of a socket reads without waiting. It raises BlockingIOError if nothing is there.
+#: - ``read_now`` does the same, and the next ``read_now`` in this thread overwrites what it returned.
 #: - ``send_now`` and ``send_pair_now`` send as much as possible without waiting, the second at most
 #:   ``SEND_SIZE`` of a payload. They raise BlockingIOError if that is nothing.
 #: - ``direct``: whether others may read from, and write to, its descriptor ``fd`` as well, see _accel.py.

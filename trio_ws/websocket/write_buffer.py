@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_ws.protocol._accel import send_frame, whole_frame
+from trio_ws.protocol._accel import frame_head, send_frame, whole_frame
 from trio_ws.protocol.frames import FIN
 from trio_ws.protocol.framing import make_frame
 from trio_ws.protocol.masking import extension
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLUSH_COST",
+    "LARGE",
     "WriteBuffer",
     "buffer_each",
     "buffer_many",
@@ -51,6 +52,9 @@ __all__ = [
 #: The work of flushing a write buffer, in addition to its bytes. As in protocol/speedups/common.h.
 FLUSH_COST = 8 * 1024
 
+#: Payloads of at least this many bytes are written separately from their header, to avoid a copy, and are not
+#: joined to others. As in _speedups.c.
+LARGE = 16 * 1024
 #: A burst is flushed early once it has gathered this much.
 _FLUSH_AT = 65536
 #: The maximum size of waiting control frames, in addition to the same size of those that are being written.
@@ -196,10 +200,13 @@ class WriteBuffer:
             self._drain_soon()
 
     def write_frame(self, first: int, payload: bytes) -> None:
-        """Make an unmasked frame and send it like `write`. It is for small payloads."""
+        """Make an unmasked frame and send it like `write`, or like `write_pair` if it is large."""
         transport = self.transport
         if self.size or self.broken or not transport.direct:
-            self.write(whole_frame(first, payload, b""))
+            if len(payload) < LARGE:
+                self.write(whole_frame(first, payload, b""))
+            else:
+                self.write_pair(frame_head(first, len(payload)), payload)
             return
         try:
             rest = send_frame(transport.fd, first, payload)

@@ -11,6 +11,7 @@
 #define HAS_SOCKETS
 #include <errno.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #endif
 
 /* The longest header: two bytes, eight bytes of length, four bytes of key. */
@@ -21,7 +22,7 @@
 #define MOST_NAME 256
 
 /* As in websocket/connection.py and write_buffer.py. */
-#define LARGE (48 * 1024)
+#define LARGE (16 * 1024)
 #define SENDS_IN_A_ROW 256
 #define FLUSH_AT 65536
 #define FLUSH_COST 8192

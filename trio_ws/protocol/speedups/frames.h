@@ -61,12 +61,12 @@ static PyObject *
 fill_payload(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     Py_ssize_t at, start, end;
+    Py_buffer data;
     const char *in;
     char *out;
 
-    if (count != 6 || !PyBytes_Check(args[0]) || !PyBytes_Check(args[2]) || !PyBytes_Check(args[5]) ||
-        (PyBytes_GET_SIZE(args[5]) & ~4)) {
-        PyErr_SetString(PyExc_TypeError, "fill_payload() takes bytes, an index, bytes, two indices and a key");
+    if (count != 6 || !PyBytes_Check(args[0]) || !PyBytes_Check(args[5]) || (PyBytes_GET_SIZE(args[5]) & ~4)) {
+        PyErr_SetString(PyExc_TypeError, "fill_payload() takes bytes, an index, data, two indices and a key");
         return NULL;
     }
     at = PyLong_AsSsize_t(args[1]);
@@ -74,17 +74,23 @@ fill_payload(PyObject *module, PyObject *const *args, Py_ssize_t count)
     end = PyLong_AsSsize_t(args[4]);
     if (PyErr_Occurred())
         return NULL;
-    if (at < 0 || start < 0 || start > end || end > PyBytes_GET_SIZE(args[2]) ||
-        end - start > PyBytes_GET_SIZE(args[0]) - at || args[0] == args[2]) {
+    if (PyObject_GetBuffer(args[2], &data, PyBUF_SIMPLE) < 0)
+        return NULL;
+    out = PyBytes_AS_STRING(args[0]);
+    in = data.buf;
+    if (at < 0 || start < 0 || start > end || end > data.len || end - start > PyBytes_GET_SIZE(args[0]) - at ||
+        (in < out + PyBytes_GET_SIZE(args[0]) && out < in + data.len)) {
+        PyBuffer_Release(&data);
         PyErr_SetString(PyExc_ValueError, "the data does not fit");
         return NULL;
     }
-    out = PyBytes_AS_STRING(args[0]) + at;
-    in = PyBytes_AS_STRING(args[2]) + start;
+    out += at;
+    in += start;
     if (PyBytes_GET_SIZE(args[5]))
         xor_words(out, in, end - start, PyBytes_AS_STRING(args[5]));
     else
         memcpy(out, in, end - start);
+    PyBuffer_Release(&data);
     Py_RETURN_NONE;
 }
 
@@ -104,6 +110,16 @@ common_frame(const unsigned char *data, Py_ssize_t size, int masked, Py_ssize_t 
         if (n < 126)
             return -1;
         *head = 4;
+    }
+    else if (n == 127 && size >= 10) {
+        uint64_t length = 0;
+
+        for (int i = 2; i < 10; i++)
+            length = length << 8 | data[i];
+        if (length < 65536 || length > (uint64_t)size)
+            return -1;
+        n = (Py_ssize_t)length;
+        *head = 10;
     }
     else if (n >= 126)
         return -1;
@@ -132,16 +148,14 @@ static PyObject *
 take_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     module_state *state = PyModule_GetState(module);
-    const unsigned char *data;
-    Py_ssize_t i, size, limit, n, head;
+    Py_buffer data;
+    Py_ssize_t i, limit, n, head;
     int masked, frames = 0;
 
-    if (count != 5 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "take_frames() takes bytes, start, masked, limit and messages");
+    if (count != 5) {
+        PyErr_SetString(PyExc_TypeError, "take_frames() takes data, start, masked, limit and messages");
         return NULL;
     }
-    data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    size = PyBytes_GET_SIZE(args[0]);
     i = PyLong_AsSsize_t(args[1]);
     masked = PyObject_IsTrue(args[2]);
     limit = PyLong_AsSsize_t(args[3]);
@@ -151,22 +165,29 @@ take_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_ValueError, "start is an index from the beginning");
         return NULL;
     }
-    while (frames++ < MOST_FRAMES && (n = common_frame(data + i, size - i, masked, limit, &head)) >= 0) {
-        PyObject *message = frame_message(data + i, head, n, masked), *none;
+    if (PyObject_GetBuffer(args[0], &data, PyBUF_SIMPLE) < 0)
+        return NULL;
+    while (frames++ < MOST_FRAMES && i <= data.len &&
+           (n = common_frame((const unsigned char *)data.buf + i, data.len - i, masked, limit, &head)) >= 0) {
+        PyObject *message = frame_message((const unsigned char *)data.buf + i, head, n, masked), *none = NULL;
 
-        if (message == NULL) {
-            if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError))
-                return NULL;
-            PyErr_Clear();
-            return PyLong_FromLong(-1);
+        if (message != NULL) {
+            none = PyObject_CallMethodOneArg(args[4], state->append, message);
+            Py_DECREF(message);
         }
-        none = PyObject_CallMethodOneArg(args[4], state->append, message);
-        Py_DECREF(message);
-        if (none == NULL)
+        else if (PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+            PyErr_Clear();
+            i = -1;
+            break;
+        }
+        if (none == NULL) {
+            PyBuffer_Release(&data);
             return NULL;
+        }
         Py_DECREF(none);
         i += head + n;
     }
+    PyBuffer_Release(&data);
     return PyLong_FromSsize_t(i);
 }
 
@@ -297,14 +318,38 @@ whole_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 #ifdef HAS_SOCKETS
 
+/* What is left of a frame of which some bytes were sent: a part of its payload, or a copy. */
+static PyObject *
+rest_of_frame(const char *head, Py_ssize_t used, PyObject *payload, Py_ssize_t sent)
+{
+    Py_ssize_t size = PyBytes_GET_SIZE(payload), left = used + size - sent;
+    PyObject *rest, *whole;
+    char *out;
+
+    if (sent >= used) {
+        whole = PyMemoryView_FromObject(payload);
+        rest = whole == NULL ? NULL : PySequence_GetSlice(whole, size - left, size);
+        Py_XDECREF(whole);
+        return rest;
+    }
+    rest = PyBytes_FromStringAndSize(NULL, left);
+    if (rest != NULL) {
+        out = PyBytes_AS_STRING(rest);
+        memcpy(out, head + sent, used - sent);
+        memcpy(out + used - sent, PyBytes_AS_STRING(payload), size);
+    }
+    return rest;
+}
+
 PyDoc_STRVAR(send_frame_doc, "send_frame($module, fd, first, payload, /)\n--\n\n"
                              "See _accel.py.");
 
 static PyObject *
 send_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    unsigned char small[LONGEST_HEAD + JOINED], *frame;
-    PyObject *whole = NULL, *rest;
+    unsigned char frame[LONGEST_HEAD + JOINED];
+    struct iovec parts[2];
+    struct msghdr both = {.msg_iov = parts, .msg_iovlen = 2};
     Py_ssize_t used, size, sent;
     unsigned long first;
     int fd;
@@ -318,27 +363,21 @@ send_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (PyErr_Occurred())
         return NULL;
     size = PyBytes_GET_SIZE(args[2]);
-    frame = small;
-    if (size > JOINED) {
-        whole = PyBytes_FromStringAndSize(NULL, LONGEST_HEAD + size);
-        if (whole == NULL)
-            return NULL;
-        frame = (unsigned char *)PyBytes_AS_STRING(whole);
-    }
     used = write_head(frame, first, size);
-    memcpy(frame + used, PyBytes_AS_STRING(args[2]), size);
-    size += used;
-    sent = send(fd, frame, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent == size)
-        rest = Py_NewRef(Py_None);
-    else if (sent < 0 && !nothing_now(errno))
-        rest = PyErr_SetFromErrno(PyExc_OSError);
-    else {
-        sent = sent < 0 ? 0 : sent;
-        rest = PyBytes_FromStringAndSize((char *)frame + sent, size - sent);
+    if (size <= JOINED) {
+        memcpy(frame + used, PyBytes_AS_STRING(args[2]), size);
+        sent = send(fd, frame, used + size, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
-    Py_XDECREF(whole);
-    return rest;
+    else {
+        parts[0] = (struct iovec){frame, used};
+        parts[1] = (struct iovec){PyBytes_AS_STRING(args[2]), size};
+        sent = sendmsg(fd, &both, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    if (sent == used + size)
+        Py_RETURN_NONE;
+    if (sent < 0 && !nothing_now(errno))
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return rest_of_frame((char *)frame, used, args[2], sent < 0 ? 0 : sent);
 }
 
 #endif
