@@ -33,6 +33,7 @@ LOOKS = {
     "trio_ws App": ("#e58a5f", "o"),
     "trio_ws listener": ("#a8330a", "h"),
     "picows": ("#2f81c7", "s"),
+    "granian": ("#6b6f2a", "p"),
     "aiohttp": ("#2f9e6e", "D"),
     "websockets": ("#a06cc8", "^"),
     "websockets.trio": ("#b8860b", "v"),

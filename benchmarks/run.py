@@ -34,7 +34,16 @@ NAMES = list(dict.fromkeys([*PEERS, *CALLERS]))
 def about() -> dict[str, Any]:
     """Return the machine and the versions of a run."""
     versions = {}
-    for name in ("trio", "picows", "aiohttp", "websockets", "trio-websocket", "webshocket", "uvloop"):
+    for name in (
+        "trio",
+        "picows",
+        "granian",
+        "aiohttp",
+        "websockets",
+        "trio-websocket",
+        "webshocket",
+        "uvloop",
+    ):
         versions[name] = importlib.metadata.version(name)
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     return {

@@ -46,6 +46,8 @@ PEERS = {
     "trio_ws, no C": Program("benchmarks.server", pure=True),
     "picows": Program("benchmarks.peers.picows_server"),
     "picows + uvloop": Program("benchmarks.peers.picows_server", uvloop=True),
+    "granian": Program("benchmarks.peers.granian_server", uvloop=True),
+    "granian + Starlette": Program("benchmarks.peers.granian_server", uvloop=True, args=("starlette",)),
     "aiohttp": Program("benchmarks.peers.aiohttp_server"),
     "aiohttp + uvloop": Program("benchmarks.peers.aiohttp_server", uvloop=True),
     "websockets": Program("benchmarks.peers.websockets_server"),
