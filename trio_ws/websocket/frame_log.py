@@ -83,6 +83,7 @@ class FrameLoggingTransport:
 
     def __init__(self, ws: Logged, transport: Transport, unsent: int) -> None:
         self._transport = transport
+        self._socket: Any = transport  # what only a SocketTransport is asked for
         self._came = _FrameScanner(ws, "<")
         self._went = _FrameScanner(ws, ">")
         self._went.skip(unsent)
@@ -91,14 +92,12 @@ class FrameLoggingTransport:
         return getattr(self._transport, name)
 
     def recv_now(self, size: int) -> bytes:
-        transport: Any = self._transport
-        data: bytes = transport.recv_now(size)
+        data: bytes = self._socket.recv_now(size)
         self._came.see(data)
         return data
 
     def read_now(self, size: int) -> bytes | memoryview:
-        transport: Any = self._transport
-        data: bytes | memoryview = transport.read_now(size)
+        data: bytes | memoryview = self._socket.read_now(size)
         self._came.see(bytes(data))
         return data
 
