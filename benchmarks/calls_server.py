@@ -1,4 +1,7 @@
-"""Our server of calls, as servers.py describes it: ``python -m benchmarks.calls_server PORT``."""
+"""Our server of calls, as servers.py describes it.
+
+``python -m benchmarks.calls_server PORT``, followed by ``app`` for the same handler mounted in an App.
+"""
 
 from __future__ import annotations
 
@@ -38,4 +41,7 @@ class Rooms(trio_ws.WebSocketHandler):
 
 if __name__ == "__main__":
     options = trio_ws.Options(ping_interval=None)
-    trio.run(lambda: trio_ws.serve(Rooms, int(sys.argv[1]), host="127.0.0.1", options=options))
+    app = trio_ws.App()
+    app.mount("/rpc", Rooms())
+    target = app if sys.argv[2:] == ["app"] else Rooms
+    trio.run(lambda: trio_ws.serve(target, int(sys.argv[1]), host="127.0.0.1", options=options))

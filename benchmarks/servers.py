@@ -58,6 +58,7 @@ PEERS = {
 #: Servers of calls.
 CALLERS = {
     "trio_ws": Program("benchmarks.calls_server"),
+    "trio_ws App": Program("benchmarks.calls_server", args=("app",)),
     "webshocket": Program("benchmarks.peers.webshocket_server"),
     "webshocket + uvloop": Program("benchmarks.peers.webshocket_server", uvloop=True),
 }
