@@ -65,6 +65,7 @@ folder; tests/test_layers.py checks that, and that this picture lists every modu
         keepalive.py         the detection of lost peers, for all connections
         fair_turn.py         the time that a task may use which works for many connections
         readers.py           the ways in which a connection is read
+        single_messages.py   messages that the shared reader handles itself, in C if possible
         epoll_reader.py      the shared reader of many plain sockets (Linux)
         disconnect_watch.py  noticing that a client disconnects before it is accepted
         runtime.py           the tasks that serve all connections of one client or server

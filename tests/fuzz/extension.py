@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import functools
 import importlib.util
 import random
 import socket
@@ -41,7 +42,12 @@ from tests.support.flushed_buffers import (
     spoil,
 )
 from tests.support.next_messages import next_by_python, run_script
+from tests.support.single_messages import FAILURES as READ_FAILURES
+from tests.support.single_messages import Round, spoil_something
+from tests.support.single_messages import random_states as random_reads
 from tests.support.waits import STEPS, drive, never_aborted
+from trio_ws import WebSocket
+from trio_ws.app.listener import ListenerSession, MessageListener
 from trio_ws.codecs.base import Packet, PacketSource, Request, Response
 from trio_ws.codecs.decoded_size import python_msgpack_size
 from trio_ws.codecs.packets import TrioWSCodec
@@ -51,6 +57,9 @@ from trio_ws.rpc.inline_call import python_first_step
 from trio_ws.rpc.methods import python_have_types
 from trio_ws.websocket._wait import ReusableOutcome
 from trio_ws.websocket.message import WebSocketMessage
+from trio_ws.websocket.readers import Reader
+from trio_ws.websocket.receive_buffer import ReceiveBuffer as ReceiveBufferOfReaders
+from trio_ws.websocket.single_messages import python_handle_single_messages
 from trio_ws.websocket.transport import SocketTransport
 from trio_ws.websocket.write_buffer import (
     _NO_PARTS,
@@ -311,6 +320,27 @@ def check_flushes(module: ModuleType, chance: random.Random) -> None:
     spoilt.close()
 
 
+def watch_readers(module: ModuleType) -> None:
+    """Tell the extension about all classes that `handle_single_messages` needs."""
+    module.watch_connection(WebSocket, ReceiveBufferOfReaders, WriteBuffer, WebSocketMessage)
+    module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
+    module.watch_reader(Reader, ReceiveBufferOfReaders)
+    module.watch_listener(ListenerSession, MessageListener)
+
+
+def check_single_messages(module: ModuleType, chance: random.Random) -> None:
+    """Handle messages in C and in Python, and then where an object is in no state that can occur."""
+    states = random_reads(chance)
+    in_c, in_python, spoilt = Round(states), Round(states), Round(states)
+    in_c.run(functools.partial(module.handle_single_messages, in_c.nurseries), 20_000)
+    in_python.run(python_handle_single_messages, 20_000)
+    assert in_c.look() == in_python.look()
+    spoil_something(spoilt, chance)
+    with suppress(*READ_FAILURES):
+        spoilt.run(functools.partial(module.handle_single_messages, spoilt.nurseries), 20_000)
+    spoilt.close()
+
+
 def run(path: str, count: int) -> int:
     """Check ``count`` inputs; return how many were plain calls."""
     module = load(path)
@@ -338,6 +368,9 @@ def run(path: str, count: int) -> int:
             check_flushes(module, chance)
         for _ in range(count // 200):
             check_sent_frames(module, chance)
+        watch_readers(module)
+        for _ in range(count // 20):
+            check_single_messages(module, chance)
     for _ in range(count // 10):
         check_first_step(module, chance.randbytes(chance.randrange(50)), chance.randrange(3))
     return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))

@@ -30,6 +30,7 @@ from trio_ws.protocol.frames import BINARY, FIN, PING, RSV1
 from trio_ws.protocol.framing import masked_frame
 from trio_ws.testing import RawPeer
 from trio_ws.websocket import epoll_reader, fair_turn
+from trio_ws.websocket.single_messages import END_COST, MESSAGE_COST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -239,7 +240,7 @@ async def test_one_step_reads_only_so_much() -> None:
             total = sum(fill(sock) // len(FRAME) for sock in socks)
             await until(lambda: steps._messages() == total)
             one_read = 65536 // len(FRAME) + 1
-            assert 0 < steps.most <= one_read + epoll_reader.BYTES_PER_TURN // epoll_reader.MESSAGE_COST
+            assert 0 < steps.most <= one_read + epoll_reader.BYTES_PER_TURN // MESSAGE_COST
         for sock in socks:
             sock.close()
 
@@ -399,7 +400,7 @@ async def test_the_reader_gets_its_share_of_a_busy_processor() -> None:
     api = Api()
     async with serving(api) as server, rpc_clients(server, 60) as socks, trio.open_nursery() as nursery:
         packet = b"".join(call("add", 1, 2, call_id=str(number)) for number in range(50))
-        minimum = len(socks) * 50 * epoll_reader.MESSAGE_COST // epoll_reader.BYTES_PER_TURN  # of rounds
+        minimum = len(socks) * 50 * MESSAGE_COST // epoll_reader.BYTES_PER_TURN  # of rounds
 
         async def work() -> None:
             while True:
@@ -568,4 +569,4 @@ async def test_not_all_connections_that_end_at_once_are_ended_in_one_step() -> N
             sock.close()
         await until(lambda: all(ws.closed for ws in held))
         trio.lowlevel.remove_instrument(work)
-        assert 0 < work.most <= epoll_reader.BYTES_PER_TURN // epoll_reader.END_COST
+        assert 0 < work.most <= epoll_reader.BYTES_PER_TURN // END_COST

@@ -3,8 +3,9 @@
 A plain WebSocket handler is a loop in its own task, which wakes for each message. A listener is called in the
 task that has read the message, like an RPC method (see rpc/inline_call.py). An idle connection therefore
 needs no task, and a message needs no switch of tasks. The shared reader (see websocket/epoll_reader.py) calls
-`ListenerSession.data_received`. For connections that the shared reader does not read, and while a message
-waits, a task runs `ListenerSession._loop` instead.
+`ListenerSession.data_received`, or `ListenerSession.message_received` where it has read one message; the
+extension does the latter itself in the common case (see websocket/single_messages.py). For connections that
+the shared reader does not read, and while a message waits, a task runs `ListenerSession._loop` instead.
 
 Invariants:
 
@@ -30,6 +31,7 @@ from trio_ws.errors import CloseConnection, ConnectionClosedError, MessageError
 from trio_ws.logs import logger_for, shown
 from trio_ws.models import decode_model, encode_model
 from trio_ws.protocol.frames import BINARY, FIN, TEXT
+from trio_ws.protocol.masking import extension
 from trio_ws.rpc.detached import DETACHED
 from trio_ws.rpc.inline_call import first_step, resume_coroutine
 from trio_ws.rpc.methods import allow_keyboard_interrupt
@@ -107,6 +109,19 @@ class MessageListener:
         raw: types of payloads that are the data as they are.
         convert: makes the data of any other payload. It raises MessageError.
     """
+
+    __slots__ = (
+        "_encode",
+        "_json",
+        "_type",
+        "convert",
+        "function",
+        "is_async",
+        "on_connect",
+        "on_disconnect",
+        "raw",
+        "wanted",
+    )
 
     def __init__(
         self,
@@ -367,10 +382,13 @@ class ListenerSession:
             return self.data_received(lent)
         self.reader_driven = False
         suspended = self._handle_one(message)
-        if suspended is not None:
-            return self._loop(lent, suspended)
+        return self._settle(lent) if suspended is None else self._loop(lent, suspended)
+
+    def _settle(self, lent: PooledTask) -> Awaitable[None] | None:
+        """After the only message: let the shared reader continue, or a task if that must not."""
         if not self._over:
             # As in data_received(), but nothing can have arrived meanwhile.
+            write_buffer = self._write_buffer
             if self._handshake.state != OPEN:
                 self.continue_in_task()
             else:
@@ -378,6 +396,22 @@ class ListenerSession:
                     write_buffer.flush()
                 self.reader_driven = True
         return close_nurseries("a listener") if lent.task.child_nurseries else None
+
+    def _conclude(
+        self, lent: PooledTask, result: Value, failure: BaseException | None
+    ) -> Awaitable[None] | None:
+        """Do the rest of `message_received` for a message that the extension has passed to the listener.
+
+        Args:
+            lent: the task of the shared reader.
+            result: to be sent; None if there is none, or if it was sent already.
+            failure: the exception of the listener.
+        """
+        if failure is not None:
+            self._end(failure)
+        elif result is not None:
+            self._reply(result)
+        return self._settle(lent)
 
     def data_received(self, lent: PooledTask) -> Awaitable[None] | None:
         """Handle the messages that the shared reader has read, in its task. Then the reader continues."""
@@ -522,10 +556,11 @@ class ListenerSession:
                     return coroutine, result, context
             else:
                 result = context.run(listener.function, self._ws, data, **self._arguments)
-            if result is not None:
-                self._reply(result)
         except BaseException as exc:  # noqa: BLE001 - raised by run() or finish()
             self._end(exc)
+        else:
+            if result is not None:
+                self._reply(result)
         return None
 
     async def _wait(self, worker: PooledTask, suspended: Suspended) -> None:
@@ -552,21 +587,24 @@ class ListenerSession:
 
     def _reply(self, result: Value) -> None:
         """Send a result without waiting, together with those for the messages that have arrived already."""
-        if type(result) is bytes:
-            first, payload = _FINAL_BINARY, result
-        elif type(result) is str:
-            first, payload = _FINAL_TEXT, result.encode()
-        else:
-            opcode, payload = self._listener.encode(result)
-            first = FIN | opcode
-        write_buffer = self._write_buffer
-        if write_buffer.size >= write_buffer.fast_send_limit or len(payload) >= SEND_SIZE:
-            post(self._ws, first & ~FIN, payload, cork=bool(self._receive_buffer.messages))
-        # Otherwise it is the common case of post(): a server's open, uncompressed connection.
-        elif self._receive_buffer.messages and len(payload) < LARGE:
-            buffer_frame(write_buffer, first, payload)
-        else:
-            write_buffer.write_frame(first, payload)
+        try:
+            if type(result) is bytes:
+                first, payload = _FINAL_BINARY, result
+            elif type(result) is str:
+                first, payload = _FINAL_TEXT, result.encode()
+            else:
+                opcode, payload = self._listener.encode(result)
+                first = FIN | opcode
+            write_buffer = self._write_buffer
+            if write_buffer.size >= write_buffer.fast_send_limit or len(payload) >= SEND_SIZE:
+                post(self._ws, first & ~FIN, payload, cork=bool(self._receive_buffer.messages))
+            # Otherwise it is the common case of post(): a server's open, uncompressed connection.
+            elif self._receive_buffer.messages and len(payload) < LARGE:
+                buffer_frame(write_buffer, first, payload)
+            else:
+                write_buffer.write_frame(first, payload)
+        except BaseException as exc:  # noqa: BLE001 - raised by run() or finish()
+            self._end(exc)
 
 
 @disable_ki_protection
@@ -596,3 +634,8 @@ def _refuse_kind(item: str | bytes) -> str | bytes:
 
 def _decode_adapted(adapter: JSONAdapter, type: object, item: str | bytes) -> Value:
     return decode_json("message", item, type, item, adapter)
+
+
+if extension is not None and hasattr(extension, "watch_listener"):  # only on Linux
+    # See handle_single_messages in websocket/single_messages.py.
+    extension.watch_listener(ListenerSession, MessageListener)

@@ -1,7 +1,8 @@
 /* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, also from and
    to a socket, the size of decoded msgpack, the packets of plain calls, the first step of a coroutine, the messages
-   of bursts, and many write buffers at once. masking.py, _accel.py, decoded_size.py, inline_call.py and write_buffer.py
-   have the same functions in Python, and use these if they could be built; packets.py reads and writes all packets,
+   of bursts, many write buffers at once, and a round of the shared reader. masking.py, _accel.py, decoded_size.py,
+   inline_call.py, write_buffer.py and single_messages.py have the same functions in Python, and use these if they could
+   be built; packets.py reads and writes all packets,
    websocket/_checkpoint.py checks for a cancellation, and WebSocket in websocket/connection.py receives and sends all
    messages.
 
@@ -10,10 +11,12 @@
    - No state is kept between two calls. The only arguments that are modified are the containers that messages are
      appended to and taken from, the buffers of connections, and payloads that fill_payload fills. passed_checkpoint
      counts in trio's task.
+   - Code of the application runs only in first_step and handle_single_messages. It may change anything, so what is
+     needed after it is looked up again, and the objects are held.
    - A descriptor belongs to the caller, who has not closed it.
    - The GIL is not released. Processing 64 KiB takes a few microseconds, and releasing it would cost more. The
      calls of the system do not wait, and move at most as much. flush_row makes up to 32 of them, which takes a fifth
-     of a millisecond.
+     of a millisecond, and handle_single_messages two for each connection that is ready.
    - Calls may run in parallel without a GIL, or with one for each interpreter. The only state of the module is
      per interpreter, and is set when the module is loaded. */
 
@@ -23,6 +26,7 @@
 #include "speedups/tasks.h"
 #include "speedups/buffers.h"
 #include "speedups/messages.h"
+#include "speedups/turns.h"
 
 static PyMethodDef methods[] = {
     {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
@@ -50,6 +54,10 @@ static PyMethodDef methods[] = {
 #ifdef HAS_SOCKETS
     {"receive_frame", (PyCFunction)(void (*)(void))receive_frame, METH_FASTCALL, receive_frame_doc},
     {"send_frame", (PyCFunction)(void (*)(void))send_frame, METH_FASTCALL, send_frame_doc},
+    {"watch_reader", (PyCFunction)(void (*)(void))watch_reader, METH_FASTCALL, watch_reader_doc},
+    {"watch_listener", (PyCFunction)(void (*)(void))watch_listener, METH_FASTCALL, watch_listener_doc},
+    {"handle_single_messages", (PyCFunction)(void (*)(void))handle_single_messages, METH_FASTCALL,
+     handle_single_messages_doc},
     {"flush_row", (PyCFunction)(void (*)(void))flush_row, METH_FASTCALL, flush_row_doc},
 #endif
     {NULL, NULL, 0, NULL},
@@ -57,7 +65,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 12
+#define INTERFACE 13
 
 static int
 module_exec(PyObject *module)
@@ -74,6 +82,12 @@ module_exec(PyObject *module)
     state->binary = PyUnicode_InternFromString("binary");
     state->flush = PyUnicode_InternFromString("flush");
     state->buffer = PyUnicode_InternFromString("buffer");
+    state->message_received = PyUnicode_InternFromString("message_received");
+    state->reader_driven = PyUnicode_InternFromString("reader_driven");
+    state->abort = PyUnicode_InternFromString("abort");
+    state->break_off = PyUnicode_InternFromString("_break");
+    state->append_frame = PyUnicode_InternFromString("_append");
+    state->drain_soon = PyUnicode_InternFromString("_drain_soon");
     state->no_key = PyBytes_FromStringAndSize(NULL, 0);
     state->unwrap = PyUnicode_InternFromString("unwrap");
     state->no_args = PyTuple_New(0);
@@ -95,6 +109,14 @@ module_clear(PyObject *module)
             Py_CLEAR(state->places[i].type);
         for (int i = 0; i < BUFFER_PLACES; i++)
             Py_CLEAR(state->buffer_places[i].type);
+        for (int i = 0; i < TURN_PLACES; i++)
+            Py_CLEAR(state->turn_places[i].type);
+        Py_CLEAR(state->message_received);
+        Py_CLEAR(state->reader_driven);
+        Py_CLEAR(state->abort);
+        Py_CLEAR(state->break_off);
+        Py_CLEAR(state->append_frame);
+        Py_CLEAR(state->drain_soon);
         Py_CLEAR(state->no_parts);
         Py_CLEAR(state->flush);
         Py_CLEAR(state->context);
@@ -146,6 +168,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
             Py_VISIT(state->places[i].type);
         for (int i = 0; i < BUFFER_PLACES; i++)
             Py_VISIT(state->buffer_places[i].type);
+        for (int i = 0; i < TURN_PLACES; i++)
+            Py_VISIT(state->turn_places[i].type);
         Py_VISIT(state->no_parts);
     }
     return 0;

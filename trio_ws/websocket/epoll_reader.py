@@ -10,7 +10,8 @@ the shared reader pays from the second one on.
 The task runs in rounds. It polls the epoll, reads once from each connection that is ready, and parses what
 it read into that connection's receive buffer. Then it notifies the tasks that wait for that input, which
 run in the next turn of the scheduler. A connection with an RPC session instead calls
-`ConnectionObserver.data_received`, so that methods start right here, without a switch of tasks. If such a
+`ConnectionObserver.data_received`, so that methods start right here, without a switch of tasks. Where a read
+brings one small message, as most do, `handle_single_messages` does all this for the whole round. If a
 method has to wait, it keeps this task, and another one, which the `TaskSpawner` starts, becomes the reader.
 So at any time one task is the reader, and which one that is changes often.
 
@@ -50,12 +51,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection, wait_readable
 
-from trio_ws.protocol._accel import receive_frame
 from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
 from trio_ws.systems import HAS_EPOLL
 from trio_ws.websocket.fair_turn import FairTurn
 from trio_ws.websocket.readers import FULL_EPOLL
-from trio_ws.websocket.transport import POLLS_BEFORE_WAIT, POLLS_TO_SKIP, READ_SIZE
+from trio_ws.websocket.single_messages import END_COST, MESSAGE_COST, single_message_handler
+from trio_ws.websocket.transport import POLLS_BEFORE_WAIT, POLLS_TO_SKIP
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,10 +73,6 @@ SHARE_THRESHOLD = int(os.environ.get("TRIO_WS_TEST_FEW", "4"))
 
 CONNECTIONS_PER_TURN = 64
 BYTES_PER_TURN = 128 * 1024
-#: Cost of a message in these, in addition to its bytes: it may be a call that is answered immediately.
-MESSAGE_COST = 1024
-#: Cost of the end of a connection.
-END_COST = 8192
 
 
 class TaskSpawner(Protocol):
@@ -174,6 +171,7 @@ class EpollReader:
         turn.begin()
         if ready:
             await self._read_for_tasks()
+        handle_single_messages = single_message_handler()
         direct = False  # a message of this round was handled here, and mostly answered
         while True:
             if not ready and unfinished:
@@ -183,7 +181,7 @@ class EpollReader:
                 ready.append(first)
             elif not ready:
                 # Keep nothing alive while we wait.
-                connection = observer = buffer = received = message = None
+                connection = received = None
                 if not self._polls_to_skip:
                     # As in Reader.wait_for_input(). But a task whose message was read answers in the next
                     # turn, and its peer in one of those after.
@@ -203,47 +201,23 @@ class EpollReader:
                 turn.begin()
             left = BYTES_PER_TURN
             while ready and left > 0:
-                fd = ready.popleft()
-                # It may have been closed since the poll. If the number is another connection's by now, a read
-                # finds nothing, or something.
-                connection = connections.get(fd)
-                if connection is None or connection.by is FULL_EPOLL:
-                    continue
-                observer = connection.observer
-                buffer = connection.receive_buffer
-                message = None
-                if buffer.bypass_limit:
-                    # A read is mostly one message, which is then taken from the socket as such.
-                    try:
-                        received = receive_frame(fd, READ_SIZE, buffer.masked, buffer.bypass_limit)
-                    except OSError as exc:
-                        connection.closing.abort(exc)
-                        received = None
+                before = left
+                left, connection, received, going_on = handle_single_messages(ready, connections, left, lent)
+                direct = direct or left < before
+                if connection is None:
+                    if not ready or left <= 0:
+                        break
+                    connection = connections[ready.popleft()]
+                    if connection.by is FULL_EPOLL:
+                        continue
+                    received = self._receive(connection)
                     if received is None:
                         left -= END_COST
-                    elif not isinstance(received, tuple):
-                        message = received
-                    elif received[0]:
-                        left -= self._parse(connection, fd, received[0])
-                    else:
-                        left -= END_COST
-                        connection.closing.abort(None)
-                else:
-                    left -= self._read(connection, fd)
-                if message is None:
-                    going_on = observer.data_received(lent) if observer is not None else None
-                else:
-                    left -= MESSAGE_COST + len(message)
-                    buffer.received_since_check = True
-                    if observer is not None and observer.reader_driven:
-                        direct = True
-                        going_on = observer.message_received(message, lent)
-                    else:
-                        buffer.keep(message)
-                        connection.notify_input()
-                        going_on = observer.data_received(lent) if observer is not None else None
-                if buffer.received >= buffer.max_received and connection.stop_if_full():
-                    self._epoll.unregister(fd)
+                if received is not None:
+                    left -= self._take(connection, received)
+                    if connection.observer is not None:
+                        going_on = connection.observer.data_received(lent)
+                self._stop_if_full(connection)
                 if going_on is not None:
                     turn.end()
                     return going_on
@@ -259,53 +233,53 @@ class EpollReader:
         turn, ready = self._turn, self._ready
         left = BYTES_PER_TURN
         while ready:
-            fd = ready.popleft()
-            connection = self._connections.get(fd)
+            connection = self._connections.get(ready.popleft())
             if connection is None or connection.by is FULL_EPOLL:
                 continue
-            left -= self._read(connection, fd)
+            received = self._receive(connection)
+            left -= END_COST if received is None else self._take(connection, received)
             observer = connection.observer
             if observer is not None and observer.reader_driven and connection.receive_buffer.messages:
                 observer.continue_in_task()
-            self._stop_if_full(connection, fd)
+            self._stop_if_full(connection)
             if left <= 0:
                 left = BYTES_PER_TURN
                 if not turn.may_continue():
                     await turn.let_others_run()
 
-    def _stop_if_full(self, connection: Reader, fd: int) -> None:
+    def _stop_if_full(self, connection: Reader) -> None:
         buffer = connection.receive_buffer
         if buffer.received >= buffer.max_received and connection.stop_if_full():
             assert self._epoll is not None
-            self._epoll.unregister(fd)
+            self._epoll.unregister(connection.fd)
 
-    def _read(self, connection: Reader, fd: int) -> int:
-        """Read once. Returns the amount of work, in bytes."""
+    def _receive(self, connection: Reader) -> tuple[bytes | memoryview] | None:
+        """Return pending input, or read once. Returns None if nothing was there, or the connection broke."""
         buffer = connection.receive_buffer
         if buffer.pending_input:
-            data: bytes | memoryview = buffer.pending_input
+            data = buffer.pending_input
             buffer.pending_input = b""
-        else:
-            data = self._receive(connection)
-        return self._parse(connection, fd, data) if data else END_COST
-
-    def _receive(self, connection: Reader) -> bytes | memoryview:
-        """Read from the socket. Returns nothing if nothing was there, and at the end of the connection."""
+            return (data,)
         transport: Any = connection.transport
         try:
-            data: bytes | memoryview = transport.read_now(connection.receive_buffer.read_size)
+            return (transport.read_now(buffer.read_size),)
         except BlockingIOError:
-            return b""
+            return None
         except OSError as exc:
             connection.closing.abort(exc)
-            return b""
+            return None
+
+    def _take(self, connection: Reader, received: str | bytes | tuple[bytes | memoryview]) -> int:
+        """Take a message, or the data of one read. Returns the amount of work, in bytes."""
+        buffer = connection.receive_buffer
+        if not isinstance(received, tuple):
+            buffer.keep(received)
+            connection.notify_input()
+            return MESSAGE_COST + len(received)
+        fd, data = connection.fd, received[0]
         if not data:
             connection.closing.abort(None)
-        return data
-
-    def _parse(self, connection: Reader, fd: int, data: bytes | memoryview) -> int:
-        """Parse the data of one read. Returns the amount of work, in bytes."""
-        buffer = connection.receive_buffer
+            return END_COST
         size = len(data)
         try:
             if buffer.deflate is None:
@@ -317,9 +291,9 @@ class EpollReader:
                 if size == asked:
                     size += connection.read_more()
             else:
-                received = buffer.received
+                before = buffer.received
                 messages = connection.data_received(data)
-                size = max(size, buffer.received - received)
+                size = max(size, buffer.received - before)
             if buffer.pending_input:
                 size = max(size, FRAME_COST * FRAMES_AT_ONCE)
                 self._unfinished[fd] = None

@@ -248,18 +248,11 @@ flush_socket(module_state *state, PyObject *buffer)
         int gone = sent < 0 && !nothing_now(errno), failed = 0;
 
         if (gone) {
-            PyObject *type, *error, *trace;
-
             PyErr_SetFromErrno(PyExc_OSError);
-            PyErr_Fetch(&type, &error, &trace);
-            PyErr_NormalizeException(&type, &error, &trace);
+            rest = raised();
             set_value(&places[FLUSH_DUE], buffer, Py_False);
-            rest = PyObject_CallMethod(buffer, "_break", "O", error);
-            failed = rest == NULL;
+            failed = call_method(buffer, state->break_off, rest) < 0;
             Py_XDECREF(rest);
-            Py_XDECREF(type);
-            Py_XDECREF(error);
-            Py_XDECREF(trace);
         }
         Py_XDECREF(joined);
         return failed ? -1 : gone;
@@ -279,12 +272,7 @@ flush_socket(module_state *state, PyObject *buffer)
     if (set_number(&places[WAITING_SIZE], buffer, size - sent) < 0 ||
         set_number(&places[SENT], buffer, before + sent) < 0)
         return -1;
-    if (sent < size) {
-        rest = PyObject_CallMethod(buffer, "_drain_soon", NULL);
-        Py_XDECREF(rest);
-        return rest == NULL ? -1 : 1;
-    }
-    return 1;
+    return sent < size && call_method(buffer, state->drain_soon, NULL) < 0 ? -1 : 1;
 }
 
 PyDoc_STRVAR(flush_row_doc, "flush_row($module, write_buffers, start, most, /)\n--\n\n"

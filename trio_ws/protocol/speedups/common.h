@@ -26,6 +26,10 @@
 #define SENDS_IN_A_ROW 256
 #define FLUSH_AT 65536
 #define FLUSH_COST 8192
+/* As in websocket/transport.py and single_messages.py. */
+#define READ_SIZE 65536
+#define MESSAGE_COST 1024
+#define END_COST 8192
 /* Bytes that are read onto the stack, and the longest payload that is sent from there. */
 #define FIRST_READ 4096
 #define JOINED 4096
@@ -45,6 +49,11 @@ enum { WAITING_PARTS, WAITING_SIZE, FLUSH_DUE, DRAINING, BROKEN, DEFERRED, SENT,
 /* Those that send_in_burst needs, of a WebSocket, a ReceiveBuffer, a WriteBuffer and a WebSocketMessage. */
 enum { WRITE_BUFFER, RECEIVE_BUFFER, SENDS, MESSAGES, SIZE, LIMIT, SCHEDULED, PARTS, KIND, PAYLOAD, PLACES };
 
+/* Those that handle_single_messages needs: of a Reader and a ReceiveBuffer, and of a ListenerSession and a
+   MessageListener. */
+enum { OBSERVER, INPUT, BYPASS, MASKED, SINCE_CHECK,
+       DRIVEN, LISTENER, CLIENT, OUTPUT, CONTEXT, ARGUMENTS, RAW, ASYNC, FUNCTION, TURN_PLACES };
+
 /* The state of the module, one for each interpreter. */
 typedef struct {
     PyObject *append, *task, *popleft, *value, *text, *binary, *buffer; /* texts */
@@ -54,6 +63,8 @@ typedef struct {
     /* From watch_buffers; the list is that of all write buffers that are empty. */
     slot buffer_places[BUFFER_PLACES];
     PyObject *no_parts, *flush; /* the list, "flush" */
+    slot turn_places[TURN_PLACES]; /* from watch_reader and watch_listener */
+    PyObject *message_received, *reader_driven, *abort, *break_off, *append_frame, *drain_soon; /* texts */
     /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
     PyObject *context;
     slot slots[SLOTS];
@@ -117,6 +128,21 @@ set_value(const slot *where, PyObject *object, PyObject *value)
     PyObject **place = in_slot(where, object);
 
     Py_XSETREF(*place, Py_NewRef(value));
+}
+
+/* Take the exception that was raised. */
+static PyObject *
+raised(void)
+{
+    PyObject *type, *exception, *trace;
+
+    PyErr_Fetch(&type, &exception, &trace);
+    PyErr_NormalizeException(&type, &exception, &trace);
+    if (trace != NULL)
+        PyException_SetTraceback(exception, trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return exception;
 }
 
 static int

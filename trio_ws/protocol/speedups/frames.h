@@ -209,31 +209,14 @@ nothing_now(int error)
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-PyDoc_STRVAR(receive_frame_doc, "receive_frame($module, fd, buffer, masked, limit, /)\n--\n\n"
-                                "See _accel.py.");
-
+/* receive_frame, with checked arguments. */
 static PyObject *
-receive_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
+receive_payload(int fd, Py_ssize_t most, int masked, Py_ssize_t limit)
 {
     unsigned char small[FIRST_READ];
-    Py_ssize_t size, most, limit, n, head;
+    Py_ssize_t size, n, head;
     PyObject *data, *result;
-    int fd, masked;
 
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "receive_frame() takes a descriptor, a size, masked and limit");
-        return NULL;
-    }
-    fd = as_descriptor(args[0]);
-    most = PyLong_AsSsize_t(args[1]);
-    masked = PyObject_IsTrue(args[2]);
-    limit = PyLong_AsSsize_t(args[3]);
-    if (PyErr_Occurred())
-        return NULL;
-    if (most < FIRST_READ) {
-        PyErr_Format(PyExc_ValueError, "the size is at least %d", FIRST_READ);
-        return NULL;
-    }
     size = recv(fd, small, FIRST_READ, MSG_DONTWAIT);
     if (size < 0)
         return nothing_now(errno) ? Py_NewRef(Py_None) : PyErr_SetFromErrno(PyExc_OSError);
@@ -259,6 +242,32 @@ receive_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     result = data == NULL ? NULL : PyTuple_Pack(1, data);
     Py_XDECREF(data);
     return result;
+}
+
+PyDoc_STRVAR(receive_frame_doc, "receive_frame($module, fd, buffer, masked, limit, /)\n--\n\n"
+                                "See _accel.py.");
+
+static PyObject *
+receive_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Py_ssize_t most, limit;
+    int fd, masked;
+
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "receive_frame() takes a descriptor, a size, masked and limit");
+        return NULL;
+    }
+    fd = as_descriptor(args[0]);
+    most = PyLong_AsSsize_t(args[1]);
+    masked = PyObject_IsTrue(args[2]);
+    limit = PyLong_AsSsize_t(args[3]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (most < FIRST_READ) {
+        PyErr_Format(PyExc_ValueError, "the size is at least %d", FIRST_READ);
+        return NULL;
+    }
+    return receive_payload(fd, most, masked, limit);
 }
 
 #endif
@@ -341,16 +350,38 @@ rest_of_frame(const char *head, Py_ssize_t used, PyObject *payload, Py_ssize_t s
     return rest;
 }
 
+/* send_frame, with checked arguments. */
+static PyObject *
+send_payload(int fd, unsigned long first, PyObject *payload)
+{
+    unsigned char frame[LONGEST_HEAD + JOINED];
+    struct iovec parts[2];
+    struct msghdr both = {.msg_iov = parts, .msg_iovlen = 2};
+    Py_ssize_t used, size = PyBytes_GET_SIZE(payload), sent;
+
+    used = write_head(frame, first, size);
+    if (size <= JOINED) {
+        memcpy(frame + used, PyBytes_AS_STRING(payload), size);
+        sent = send(fd, frame, used + size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    else {
+        parts[0] = (struct iovec){frame, used};
+        parts[1] = (struct iovec){PyBytes_AS_STRING(payload), size};
+        sent = sendmsg(fd, &both, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    if (sent == used + size)
+        Py_RETURN_NONE;
+    if (sent < 0 && !nothing_now(errno))
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return rest_of_frame((char *)frame, used, payload, sent < 0 ? 0 : sent);
+}
+
 PyDoc_STRVAR(send_frame_doc, "send_frame($module, fd, first, payload, /)\n--\n\n"
                              "See _accel.py.");
 
 static PyObject *
 send_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    unsigned char frame[LONGEST_HEAD + JOINED];
-    struct iovec parts[2];
-    struct msghdr both = {.msg_iov = parts, .msg_iovlen = 2};
-    Py_ssize_t used, size, sent;
     unsigned long first;
     int fd;
 
@@ -360,24 +391,7 @@ send_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     }
     fd = as_descriptor(args[0]);
     first = PyLong_AsUnsignedLong(args[1]);
-    if (PyErr_Occurred())
-        return NULL;
-    size = PyBytes_GET_SIZE(args[2]);
-    used = write_head(frame, first, size);
-    if (size <= JOINED) {
-        memcpy(frame + used, PyBytes_AS_STRING(args[2]), size);
-        sent = send(fd, frame, used + size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    }
-    else {
-        parts[0] = (struct iovec){frame, used};
-        parts[1] = (struct iovec){PyBytes_AS_STRING(args[2]), size};
-        sent = sendmsg(fd, &both, MSG_DONTWAIT | MSG_NOSIGNAL);
-    }
-    if (sent == used + size)
-        Py_RETURN_NONE;
-    if (sent < 0 && !nothing_now(errno))
-        return PyErr_SetFromErrno(PyExc_OSError);
-    return rest_of_frame((char *)frame, used, args[2], sent < 0 ? 0 : sent);
+    return PyErr_Occurred() ? NULL : send_payload(fd, first, args[2]);
 }
 
 #endif

@@ -1,0 +1,255 @@
+/* Single messages of many connections: receiving them, calling message listeners, and sending what these return. As
+   websocket/single_messages.py, and as ListenerSession.message_received in app/listener.py. */
+
+#ifdef HAS_SOCKETS
+
+/* The arguments of handle_single_messages. */
+enum { NURSERIES, READY, CONNECTIONS, LEFT, LENT };
+
+PyDoc_STRVAR(watch_reader_doc, "watch_reader($module, reader_type, receive_buffer_type, /)\n--\n\n"
+                               "Tell handle_single_messages about these classes.");
+
+static PyObject *
+watch_reader(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    static const char *const names[] = {"observer", "receive_buffer", "bypass_limit", "masked", "received_since_check"};
+    module_state *state = PyModule_GetState(module);
+    int found = count == 2;
+
+    for (int i = OBSERVER; i <= SINCE_CHECK && found > 0; i++)
+        found = find_slot(&state->turn_places[i], args[i >= BYPASS], names[i - OBSERVER]);
+    if (found == 0)
+        PyErr_SetString(PyExc_TypeError, "watch_reader() takes two classes with slots");
+    return found > 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+PyDoc_STRVAR(watch_listener_doc, "watch_listener($module, session_type, listener_type, /)\n--\n\n"
+                                 "Let handle_single_messages call message listeners.");
+
+static PyObject *
+watch_listener(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    static const char *const names[] = {"reader_driven", "_listener", "_ws", "_write_buffer", "_context", "_arguments",
+                                        "raw", "is_async", "function"};
+    module_state *state = PyModule_GetState(module);
+    int found = count == 2;
+
+    for (int i = DRIVEN; i <= FUNCTION && found > 0; i++)
+        found = find_slot(&state->turn_places[i], args[i >= RAW], names[i - DRIVEN]);
+    if (found == 0)
+        PyErr_SetString(PyExc_TypeError, "watch_listener() takes two classes with slots");
+    return found > 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+/* Whether a frame may be sent at once: on an open connection of a server, without compression, where nothing waits. */
+static int
+can_send(module_state *state, PyObject *write_buffer)
+{
+    return number_in(&state->places[SIZE], write_buffer) == 0 && number_in(&state->places[LIMIT], write_buffer) > 0;
+}
+
+/* Send what a listener has returned, if that is a small text or bytes. Return 0 if it is something else, which Python
+   sends, and -1 with an exception. */
+static int
+send_result(module_state *state, PyObject *write_buffer, PyObject *result)
+{
+    PyObject *transport = value_in(&state->buffer_places[TRANSPORT], write_buffer), *payload, *rest;
+    Py_ssize_t fd = number_in(&state->buffer_places[DESCRIPTOR], transport);
+    int is_text = PyUnicode_CheckExact(result), failed = 0;
+
+    if (fd < 0 || fd > INT_MAX || (!is_text && !PyBytes_CheckExact(result)))
+        return 0;
+    payload = is_text ? PyUnicode_AsUTF8String(result) : Py_NewRef(result);
+    if (payload == NULL || PyBytes_GET_SIZE(payload) >= LARGE) {
+        PyErr_Clear(); /* Python meets it again */
+        Py_XDECREF(payload);
+        return 0;
+    }
+    rest = send_payload((int)fd, is_text ? 0x81 : 0x82, payload);
+    Py_DECREF(payload);
+    if (rest == NULL && PyErr_ExceptionMatches(PyExc_OSError)) {
+        rest = raised();
+        failed = call_method(write_buffer, state->break_off, rest) < 0;
+    }
+    else if (rest != NULL && rest != Py_None)
+        failed = call_method(write_buffer, state->append_frame, rest) < 0 ||
+                 call_method(write_buffer, state->drain_soon, NULL) < 0;
+    failed = failed || rest == NULL;
+    Py_XDECREF(rest);
+    return failed ? -1 : 1;
+}
+
+/* ListenerSession.message_received. */
+static PyObject *
+call_listener(module_state *state, PyObject *session, PyObject *message, PyObject *lent, PyObject *nurseries)
+{
+    const slot *places = state->turn_places;
+    PyObject *listener = value_in(&places[LISTENER], session), *write_buffer = value_in(&places[OUTPUT], session),
+             *ws = value_in(&places[CLIENT], session), *context = value_in(&places[CONTEXT], session),
+             *arguments = value_in(&places[ARGUMENTS], session), *raw = value_in(&places[RAW], listener),
+             *function = value_in(&places[FUNCTION], listener), *is_async = value_in(&places[ASYNC], listener),
+             *data[2] = {ws, message}, *coroutine = NULL, *result = NULL, *failure = NULL, *going_on = NULL;
+    int is_raw = 0, sent = 0;
+    PySendResult step = PYGEN_ERROR;
+
+    for (Py_ssize_t i = 0; raw != NULL && PyTuple_CheckExact(raw) && i < PyTuple_GET_SIZE(raw); i++)
+        is_raw = is_raw || PyTuple_GET_ITEM(raw, i) == (PyObject *)Py_TYPE(message);
+    if (!is_raw || function == NULL || is_async == NULL || !PyBool_Check(is_async) || ws == NULL || context == NULL ||
+        !PyContext_CheckExact(context) || arguments == NULL || !PyDict_CheckExact(arguments) ||
+        !can_send(state, write_buffer))
+        return PyObject_CallMethodObjArgs(session, state->message_received, message, lent, NULL);
+    context = PyContext_Copy(context);
+    if (context == NULL)
+        return NULL;
+    Py_INCREF(write_buffer);
+    Py_INCREF(function);
+    Py_INCREF(ws);
+    Py_INCREF(arguments);
+    set_value(&places[DRIVEN], session, Py_False);
+    if (is_async == Py_True)
+        coroutine = PyObject_VectorcallDict(function, data, 2, arguments);
+    if ((coroutine != NULL || is_async == Py_False) && PyContext_Enter(context) == 0) {
+        if (is_async == Py_True)
+            step = PyIter_Send(coroutine, Py_None, &result);
+        else if ((result = PyObject_VectorcallDict(function, data, 2, arguments)) != NULL)
+            step = PYGEN_RETURN;
+        if (PyContext_Exit(context) < 0)
+            step = PYGEN_ERROR;
+    }
+    if (step == PYGEN_NEXT)
+        going_on = PyObject_CallMethod(session, "_loop", "O(OOO)", lent, coroutine, result, context);
+    else {
+        if (step == PYGEN_RETURN && result != Py_None && can_send(state, write_buffer))
+            sent = send_result(state, write_buffer, result);
+        if (step == PYGEN_ERROR || sent < 0)
+            failure = raised();
+        else if ((sent || result == Py_None) && can_send(state, write_buffer) && PyList_GET_SIZE(nurseries) == 0) {
+            set_value(&places[DRIVEN], session, Py_True);
+            going_on = Py_NewRef(Py_None);
+        }
+        if (going_on == NULL)
+            going_on = PyObject_CallMethod(session, "_conclude", "OOO", lent, failure || sent ? Py_None : result,
+                                           failure ? failure : Py_None);
+    }
+    Py_DECREF(context);
+    Py_DECREF(write_buffer);
+    Py_DECREF(function);
+    Py_DECREF(ws);
+    Py_DECREF(arguments);
+    Py_XDECREF(coroutine);
+    Py_XDECREF(result);
+    Py_XDECREF(failure);
+    return going_on;
+}
+
+/* Return what came from a connection: what receive_payload returns, or None if the connection is broken. */
+static PyObject *
+receive_from(module_state *state, PyObject *connection, PyObject *descriptor, int masked, Py_ssize_t limit)
+{
+    int fd = as_descriptor(descriptor), failed;
+    PyObject *received = PyErr_Occurred() ? NULL : receive_payload(fd, READ_SIZE, masked, limit), *error, *closing;
+
+    if (received != NULL || !PyErr_ExceptionMatches(PyExc_OSError))
+        return received;
+    error = raised();
+    closing = PyObject_GetAttrString(connection, "closing");
+    failed = closing == NULL || call_method(closing, state->abort, error) < 0;
+    Py_XDECREF(closing);
+    Py_DECREF(error);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
+/* Let an observer handle a message, if it wants to. Return what it returns, NULL with an exception, or Py_NotImplemented
+   if it does not. */
+static PyObject *
+tell_observer(module_state *state, PyObject *observer, PyObject *message, PyObject *lent, PyObject *nurseries)
+{
+    PyObject *driven = Py_XNewRef(value_in(&state->turn_places[DRIVEN], observer));
+    int is_listener = driven != NULL, wants;
+
+    if (observer == NULL || observer == Py_None)
+        return Py_NewRef(Py_NotImplemented);
+    if (!is_listener && (driven = PyObject_GetAttr(observer, state->reader_driven)) == NULL)
+        return NULL;
+    wants = PyObject_IsTrue(driven);
+    Py_DECREF(driven);
+    if (wants <= 0)
+        return wants < 0 ? NULL : Py_NewRef(Py_NotImplemented);
+    if (is_listener)
+        return call_listener(state, observer, message, lent, nurseries);
+    return PyObject_CallMethodObjArgs(observer, state->message_received, message, lent, NULL);
+}
+
+/* Receive from a connection, and let its observer handle a single message. Return NULL if that is all, with an exception
+   if it failed; otherwise what handle_single_messages returns. */
+static PyObject *
+handle_one(module_state *state, PyObject *connection, PyObject *descriptor, PyObject *const *args, Py_ssize_t *left)
+{
+    const slot *places = state->turn_places;
+    PyObject *buffer = Py_NewRef(value_in(&places[INPUT], connection)), *observer, *going_on = NULL, *stop = NULL;
+    PyObject *received = receive_from(state, connection, descriptor, value_in(&places[MASKED], buffer) == Py_True,
+                                      number_in(&places[BYPASS], buffer));
+
+    if (received == Py_None) {
+        *left -= END_COST;
+        stop = Py_BuildValue("nOOO", *left, connection, Py_None, Py_None);
+    }
+    else if (received != NULL && PyTuple_CheckExact(received))
+        stop = Py_BuildValue("nOOO", *left, connection, received, Py_None);
+    else if (received != NULL) {
+        set_value(&places[SINCE_CHECK], buffer, Py_True);
+        observer = Py_XNewRef(value_in(&places[OBSERVER], connection));
+        going_on = tell_observer(state, observer, received, args[LENT], args[NURSERIES]);
+        Py_XDECREF(observer);
+        if (going_on == Py_NotImplemented)
+            stop = Py_BuildValue("nOOO", *left, connection, received, Py_None);
+        else if (going_on != NULL) {
+            *left -= MESSAGE_COST + PyObject_Size(received);
+            if (going_on != Py_None || number_in(&places[BYPASS], buffer) <= 0)
+                stop = Py_BuildValue("nOOO", *left, connection, Py_None, going_on);
+        }
+        Py_XDECREF(going_on);
+    }
+    Py_XDECREF(received);
+    Py_DECREF(buffer);
+    return stop;
+}
+
+PyDoc_STRVAR(handle_single_messages_doc,
+             "handle_single_messages($module, nurseries, ready, connections, left, lent, /)\n--\n\n"
+             "See python_handle_single_messages in websocket/single_messages.py. The first argument is the list of the\n"
+             "nurseries that this task has open.");
+
+static PyObject *
+handle_single_messages(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    module_state *state = PyModule_GetState(module);
+    const slot *places = state->turn_places;
+    PyObject *stop = NULL;
+    Py_ssize_t left;
+    int goes_on = 1;
+
+    if (count != 5 || !PyList_CheckExact(args[NURSERIES]) || !PyDict_CheckExact(args[CONNECTIONS])) {
+        PyErr_SetString(PyExc_TypeError, "handle_single_messages() takes a list, a deque, a dict, a number and a task");
+        return NULL;
+    }
+    left = PyLong_AsSsize_t(args[LEFT]);
+    while (goes_on && !PyErr_Occurred() && left > 0 && PyObject_Size(args[READY]) > 0) {
+        PyObject *descriptor = PySequence_GetItem(args[READY], 0), *connection = NULL;
+
+        if (descriptor != NULL)
+            connection = Py_XNewRef(PyDict_GetItemWithError(args[CONNECTIONS], descriptor));
+        goes_on = connection == NULL || number_in(&places[BYPASS], value_in(&places[INPUT], connection)) > 0;
+        if (goes_on && !PyErr_Occurred() && call_method(args[READY], state->popleft, NULL) == 0 && connection != NULL) {
+            stop = handle_one(state, connection, descriptor, args, &left);
+            goes_on = stop == NULL;
+        }
+        Py_XDECREF(connection);
+        Py_XDECREF(descriptor);
+    }
+    if (stop == NULL && !PyErr_Occurred())
+        stop = Py_BuildValue("nOOO", left, Py_None, Py_None, Py_None);
+    return stop;
+}
+
+#endif
