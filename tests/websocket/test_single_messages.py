@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trio_ws import Options
+from trio_ws.errors import CloseFrame
+from trio_ws.protocol.frames import FrameReader, whole_control
+from trio_ws.protocol.framing import make_frame
 from trio_ws.websocket.receive_buffer import ReceiveBuffer
 
 SMALL = b"\x82\x01a"
@@ -71,3 +76,47 @@ def test_what_was_begun_or_ended_is_not_forgotten(half: bytes) -> None:
     buffer.release()
     assert buffer.frames is frames
     assert not buffer.bypass_limit
+
+
+CLOSE_BODIES = st.sampled_from(
+    [b"", b"\x03", b"\x03\xe8", b"\x03\xe9why", b"\x03\xe8\xff", b"\x03\xed", b"\x13\x88"]
+)
+
+
+@given(
+    first=st.sampled_from([0x88, 0x89, 0x8A, 0x8B, 0x09, 0xC9, 0x82, 0x02]),
+    payload=CLOSE_BODIES | st.binary(max_size=130),
+    rest=st.integers(-3, -1) | st.binary(max_size=3),
+    masked=st.booleans(),
+    as_view=st.booleans(),
+)
+def test_a_lone_control_frame_is_what_a_parser_finds(
+    first: int, payload: bytes, rest: int | bytes, masked: bool, as_view: bool
+) -> None:
+    frame = make_frame(first, payload, masked=masked)
+    data = frame[:rest] if isinstance(rest, int) else frame + rest
+    found = whole_control(memoryview(data) if as_view else data, masked=masked)
+    reader = FrameReader([], client=not masked, max_message_size=None)
+    assert reader.feed(data) == len(data)
+    if found is not None:
+        assert reader.events == [found]
+        assert reader.messages == []
+        assert reader.done is isinstance(found, CloseFrame)
+        assert reader.between is not reader.done
+    elif data == frame and len(payload) < 126:
+        assert first not in (0x89, 0x8A)
+    assert whole_control(data, masked=not masked) is None
+
+
+def test_nothing_follows_a_close_frame() -> None:
+    buffer = ReceiveBuffer(Options(), client=True)
+    buffer.open(None, direct=True)
+    buffer.release()
+    assert buffer.take_control(b"\x88\x02\x03\xe8") == CloseFrame(1000, "")
+    assert buffer.done
+    assert buffer.frames is None
+    buffer.release()
+    assert not buffer.bypass_limit
+    assert buffer.feed(SMALL) == 0
+    assert not buffer.messages
+    assert buffer.finished

@@ -282,7 +282,7 @@ class HostedWebSocket(WebSocket):
         reader, frames = self._reader, self._receive_buffer.frames
         assert frames is not None
         if frames.events:
-            self._handle_events(frames)
+            self._handle_events(frames.take_events())
         reader.notify_input()
         reader.stop_if_full()
 

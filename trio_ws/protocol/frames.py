@@ -48,6 +48,7 @@ __all__ = [
     "Pong",
     "ProtocolViolation",
     "longest_common",
+    "whole_control",
 ]
 
 # The first byte of a frame (RFC 6455 section 5.2).
@@ -283,7 +284,7 @@ class FrameReader:
         """Add a Close frame, if an ASGI or RSGI server has parsed it."""
         if not self.done:
             self.add_event(frame)
-            self._stop()
+            self.stop()
 
     def take_part(self) -> str | bytes | None:
         """Return the part of the unfinished message that has arrived, or None.
@@ -418,19 +419,12 @@ class FrameReader:
 
     def _control(self, first: int, payload: bytes) -> bool:
         """Handle a whole control frame if it is valid; wsproto handles others."""
-        if first == _FINAL_PING:
-            self.add_event(Ping(payload))
-        elif first == _FINAL_PONG:
-            self.add_event(Pong(payload))
-        elif first == _FINAL_CLOSE and payload[:2] in _PLAIN_CLOSES:
-            try:
-                reason = payload[2:].decode()
-            except UnicodeDecodeError:
-                return False
-            self.add_event(CloseFrame(_from_bytes(payload[:2], "big") if payload else 1005, reason))
-            self._stop()
-        else:
+        event = _control_event(first, payload)
+        if event is None:
             return False
+        self.add_event(event)
+        if isinstance(event, CloseFrame):
+            self.stop()
         return True
 
     def _continue(self, data: bytes | memoryview) -> int:
@@ -518,7 +512,7 @@ class FrameReader:
         opcode, payload = frame.opcode, frame.payload
         if isinstance(payload, tuple):
             self.add_event(CloseFrame(int(payload[0]), payload[1]))
-            self._stop()
+            self.stop()
         elif opcode is Opcode.PING or opcode is Opcode.PONG:
             assert not isinstance(payload, str)
             self.add_event((Ping if opcode is Opcode.PING else Pong)(bytes(payload)))
@@ -585,9 +579,10 @@ class FrameReader:
     def _refuse(self, code: int, reason: str) -> None:
         if not self.done:
             self.add_event(ProtocolViolation(code, reason))
-            self._stop()
+            self.stop()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Drop all data from now on, after a Close frame or a violation."""
         self.done = True
         self.between = False
         self._rest = b""
@@ -599,6 +594,35 @@ class FrameReader:
 def longest_common(max_message_size: int | None) -> int:
     """Return the longest payload of a common frame, which the fast path reads."""
     return LONGEST if max_message_size is None else min(max_message_size, LONGEST)
+
+
+def whole_control(data: bytes | memoryview, *, masked: bool) -> Ping | Pong | CloseFrame | None:
+    """Return the control frame that the data consists of; None if it is anything else, or invalid.
+
+    Args:
+        data: bytes that begin with a frame outside any message.
+        masked: whether the peer's frames are masked.
+    """
+    start = 6 if masked else 2
+    length = len(data) - start
+    if not 0 <= length < 126 or data[1] != (length | 0x80 if masked else length):
+        return None
+    data = bytes(data)
+    return _control_event(data[0], mask(data[6:], data[2:6]) if masked else data[2:])
+
+
+def _control_event(first: int, payload: bytes) -> Ping | Pong | CloseFrame | None:
+    """Return a valid control frame; None for others, and for close codes that wsproto has to validate."""
+    if first == _FINAL_PING:
+        return Ping(payload)
+    if first == _FINAL_PONG:
+        return Pong(payload)
+    if first == _FINAL_CLOSE and payload[:2] in _PLAIN_CLOSES:
+        try:
+            return CloseFrame(_from_bytes(payload[:2], "big") if payload else 1005, payload[2:].decode())
+        except UnicodeDecodeError:
+            pass
+    return None
 
 
 def _cut(whole: str | bytes, ends: list[int]) -> list[str | bytes]:

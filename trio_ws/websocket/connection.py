@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from trio_ws._types import JSONObject, SocketAddress, Value
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
-    from trio_ws.protocol.frames import FrameReader
+    from trio_ws.protocol.frames import Event
     from trio_ws.protocol.http import Headers, Request
     from trio_ws.protocol.tls import TLSInfo
     from trio_ws.websocket.message import MessageType
@@ -293,14 +293,14 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
 
     # -- called by the parts ------------------------------------------------------------------------
 
-    def _handle_events(self, frames: FrameReader) -> bool:
+    def _handle_events(self, events: list[Event]) -> bool:
         """Handle control frames and protocol violations that the reader found.
 
         Returns:
             Whether a task may have waited for a pong among them.
         """
         awaited = self._liveness.is_awaited
-        if self._liveness.handle_events(frames, self):
+        if self._liveness.handle_events(events, self):
             self._runtime.keepalive.pong_received(self._liveness)
         return awaited
 

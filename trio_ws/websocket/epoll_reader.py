@@ -282,12 +282,16 @@ class EpollReader:
             return END_COST
         size = len(data)
         try:
-            if buffer.deflate is None:
+            control = buffer.take_control(data)
+            if control is not None:
+                connection.handle_events([control])
+                messages = 0
+            elif buffer.deflate is None:
                 # The same as connection.data_received(), without a call for each message.
                 asked = buffer.read_size
                 messages = buffer.feed(data)
                 if buffer.frames is not None and buffer.frames.events:
-                    connection.handle_events(buffer.frames)
+                    connection.handle_events(buffer.frames.take_events())
                 if size == asked:
                     size += connection.read_more()
             else:
@@ -299,7 +303,7 @@ class EpollReader:
                 self._unfinished[fd] = None
             frames = buffer.frames
             # Nobody waits for a ping, or for the pong that answers keepalive.
-            if messages or frames is None or not frames.between:
+            if messages or (frames is not None and not frames.between):
                 connection.notify_input()
         except Exception as exc:  # noqa: BLE001 - logged with its traceback
             connection.log(logging.ERROR, "reading from %r failed", exc_info=exc)

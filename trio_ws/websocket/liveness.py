@@ -26,7 +26,7 @@ from trio_ws.websocket.frame_log import log_extra
 from trio_ws.websocket.message import control_payload
 
 if TYPE_CHECKING:
-    from trio_ws.protocol.frames import FrameReader
+    from trio_ws.protocol.frames import Event
     from trio_ws.websocket.closing import ClosingHandshake
     from trio_ws.websocket.delivery import Delivery
     from trio_ws.websocket.frame_log import Logged
@@ -86,18 +86,18 @@ class Liveness:
         self.round_trip: float | None = None
         self.hooks: ControlHooks = (None, None)
 
-    def handle_events(self, frames: FrameReader, ws: Logged) -> bool:
+    def handle_events(self, events: list[Event], ws: Logged) -> bool:
         """Handle control frames and protocol violations that a reader found.
 
         Args:
-            frames: has the events, which are removed.
+            events: these.
             ws: the connection, for logs.
 
         Returns:
             Whether a pong answered the ping of keepalive.
         """
         kept_alive = False
-        for event in frames.take_events():
+        for event in events:
             if isinstance(event, Ping):
                 if self.closing.state == OPEN:
                     self._write_buffer.write_control(PONG, event.payload, pong=True)

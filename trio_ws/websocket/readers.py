@@ -37,7 +37,7 @@ from trio_ws.websocket.transport import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trio_ws.protocol.frames import FrameReader
+    from trio_ws.protocol.frames import Event
     from trio_ws.websocket.closing import ClosingHandshake
     from trio_ws.websocket.receive_buffer import ReceiveBuffer
     from trio_ws.websocket.transport import SharedReader, Transport
@@ -115,7 +115,7 @@ class ReaderConnection(Logged, Protocol):
     def _came_early(self, data: bytes) -> None:
         """Keep data that arrived before the end of the opening handshake."""
 
-    def _handle_events(self, frames: FrameReader) -> bool:
+    def _handle_events(self, events: list[Event]) -> bool:
         """Handle control frames and protocol violations. Return whether a task may have waited for a pong."""
         ...
 
@@ -417,14 +417,20 @@ class Reader:
             if self._connection is not None:
                 self._connection._came_early(bytes(data))
             return 0
+        control = buffer.take_control(data)
+        if control is not None:
+            self.handle_events([control])
+            return 0
         new = buffer.feed(data)
         if buffer.frames is not None and buffer.frames.events:
-            self.handle_events(buffer.frames)
+            self.handle_events(buffer.frames.take_events())
         return new
 
-    def handle_events(self, frames: FrameReader) -> None:
-        """Handle control frames and protocol violations."""
-        if self._connection is not None and self._connection._handle_events(frames):
+    def handle_events(self, events: list[Event]) -> None:
+        """Handle control frames and protocol violations, and notify tasks that may have waited for them."""
+        if self._connection is None:
+            return
+        if self._connection._handle_events(events) or self.receive_buffer.done:
             self.notify_input()
 
     # -- a full receive buffer ----------------------------------------------------------------------

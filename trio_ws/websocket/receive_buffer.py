@@ -18,14 +18,16 @@ from itertools import islice
 from sys import getsizeof
 from typing import TYPE_CHECKING
 
+from trio_ws.errors import CloseFrame
 from trio_ws.ledger import OVERHEAD, MemoryLedger
 from trio_ws.protocol._accel import FIRST_READ
-from trio_ws.protocol.frames import FRAMES_AT_ONCE, FrameReader, longest_common
+from trio_ws.protocol.frames import FRAMES_AT_ONCE, FrameReader, longest_common, whole_control
 from trio_ws.websocket.transport import BIG_READ_SIZE, READ_SIZE
 
 if TYPE_CHECKING:
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
+    from trio_ws.protocol.frames import Event
 
 __all__ = ["ReceiveBuffer"]
 
@@ -71,7 +73,7 @@ class ReceiveBuffer(MemoryLedger):
 
     __slots__ = (
         "_big",
-        "_client",
+        "_closed_by_peer",
         "_longest_bypass",
         "_max_message_size",
         "_unfinished",
@@ -93,7 +95,7 @@ class ReceiveBuffer(MemoryLedger):
 
     def __init__(self, options: Options, *, client: bool) -> None:
         super().__init__(options.max_queue_bytes, options.held_limit)
-        self._client = client
+        self._closed_by_peer = False  # by a Close frame that no `FrameReader` has parsed
         self._max_message_size = options.max_message_size
         self.deflate: PerMessageDeflate | None = None
         self.opened = False
@@ -130,8 +132,13 @@ class ReceiveBuffer(MemoryLedger):
     def _make_frames(self) -> FrameReader:
         assert self.opened
         frames = self.frames = FrameReader(
-            self.messages, client=self._client, max_message_size=self._max_message_size, deflate=self.deflate
+            self.messages,
+            client=not self.masked,
+            max_message_size=self._max_message_size,
+            deflate=self.deflate,
         )
+        if self._closed_by_peer:
+            frames.stop()
         if self.keep_fragments:
             frames.keep_fragments()
         return frames
@@ -139,7 +146,7 @@ class ReceiveBuffer(MemoryLedger):
     @property
     def done(self) -> bool:
         """Whether the peer has sent a Close frame, or violated the protocol."""
-        return self.frames is not None and self.frames.done
+        return self._closed_by_peer or (self.frames is not None and self.frames.done)
 
     @property
     def finished(self) -> bool:
@@ -168,7 +175,7 @@ class ReceiveBuffer(MemoryLedger):
                 self._longest_bypass
                 and self.single
                 and (frames is None or (frames.between and not frames.events))
-                and not (self.pending_input or self.discarding)
+                and not (self.pending_input or self.discarding or self._closed_by_peer)
             ):
                 self.frames = None
                 self.bypass_limit = self._longest_bypass
@@ -220,6 +227,23 @@ class ReceiveBuffer(MemoryLedger):
         self.messages.append(message)
         plain = type(message) is bytes or message.isascii()
         self.received += (len(message) if plain else getsizeof(message)) + OVERHEAD
+
+    def take_control(self, data: bytes | memoryview) -> Event | None:
+        """Return the control frame that the data consists of, if there are no `frames`.
+
+        Fast path: to make a `FrameReader` for one ping, pong or Close takes a tenth of opening and closing a
+        connection.
+
+        Returns:
+            None if it is anything else, which must be fed.
+        """
+        event = whole_control(data, masked=self.masked) if self.frames is None else None
+        if event is not None:
+            self.received_since_check = True
+            if isinstance(event, CloseFrame):
+                self._closed_by_peer = True
+                self.bypass_limit = 0
+        return event
 
     def feed(self, data: bytes | memoryview, *, sliced: bool = False) -> int:
         """Parse the data of one read, after the opening handshake.
