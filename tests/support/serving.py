@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from trio_ws import WebSocketServer, connect
+from trio_ws.server.client_task import _NO_CONTEXT
 from trio_ws.testing import MemoryListener
 
 if TYPE_CHECKING:
@@ -162,9 +163,4 @@ def busy_tasks() -> set[trio.lowlevel.Task]:
     There are as many of these as clients were served at the same time, which a client that is still leaving
     makes one more.
     """
-
-    def waits_for_a_client(task: trio.lowlevel.Task) -> bool:
-        names = [frame.f_code.co_name for frame, _ in task.iter_await_frames()]
-        return names[:2] == ["_serve_client", "wait_task_rescheduled"]
-
-    return {task for task in all_tasks() if not waits_for_a_client(task)}
+    return {task for task in all_tasks() if task.context is not _NO_CONTEXT}
