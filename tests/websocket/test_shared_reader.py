@@ -72,6 +72,13 @@ class Rounds(trio.abc.Instrument):
         self.count += 1
 
 
+async def test_a_message_that_several_reads_bring_wakes_the_task() -> None:
+    async with serving(echo) as server, connect(f"ws://127.0.0.1:{server.port}") as ws:
+        for size in (1, 100_000, 300_000, 1):
+            await ws.send(bytes(size))
+            assert (await ws.receive()).payload == bytes(size)
+
+
 class Api(WebSocketHandler):
     """Methods that return immediately, and some that wait."""
 

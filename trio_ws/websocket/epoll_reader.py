@@ -303,7 +303,7 @@ class EpollReader:
                 self._unfinished[fd] = None
             frames = buffer.frames
             # Nobody waits for a ping, or for the pong that answers keepalive.
-            if messages or (frames is not None and not frames.between):
+            if buffer.messages or (frames is not None and not frames.between):
                 connection.notify_input()
         except Exception as exc:  # noqa: BLE001 - logged with its traceback
             connection.log(logging.ERROR, "reading from %r failed", exc_info=exc)
