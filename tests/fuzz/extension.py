@@ -26,8 +26,6 @@ from trio.lowlevel import wait_task_rescheduled
 
 from tests.support import burst_sends, next_messages
 from tests.support.burst_sends import (
-    Connection,
-    ReceiveBuffer,
     python_buffer_item,
     python_send_in_burst,
     random_connection,
@@ -41,7 +39,7 @@ from tests.support.flushed_buffers import (
     random_steps,
     spoil,
 )
-from tests.support.next_messages import next_by_python, run_script
+from tests.support.next_messages import next_by_python, run_script, spoil_connections
 from tests.support.single_messages import FAILURES as READ_FAILURES
 from tests.support.single_messages import Round, spoil_something
 from tests.support.single_messages import random_states as random_reads
@@ -55,7 +53,9 @@ from trio_ws.protocol._accel import python_take_frames, python_whole_frame
 from trio_ws.protocol.masking import python_mask
 from trio_ws.rpc.inline_call import python_first_step
 from trio_ws.rpc.methods import python_have_types
+from trio_ws.websocket._notify import Notification
 from trio_ws.websocket._wait import ReusableOutcome
+from trio_ws.websocket.closing import ClosingHandshake
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.readers import Reader
 from trio_ws.websocket.receive_buffer import ReceiveBuffer as ReceiveBufferOfReaders
@@ -190,12 +190,12 @@ def check_first_step(module: ModuleType, value: bytes, end: int) -> None:
 def check_next_messages(module: ModuleType, chance: random.Random) -> None:
     """Await the messages of a connection in C and in Python, in the same way."""
     script = [
-        (chance.choice((*next_messages.STEPS, "put", "next")), chance.randrange(4))
+        (chance.choice((*next_messages.STEPS, "put", "next", "send")), chance.randrange(4))
         for _ in range(chance.randrange(40))
     ]
-    classes = (next_messages.Connection, next_messages.Buffer, deque, WebSocketMessage)
-    in_c = module.next_method(next_by_python, *classes)
+    in_c = module.next_method(next_by_python)
     assert trio.run(run_script, in_c, script) == trio.run(run_script, next_by_python, script)
+    trio.run(spoil_connections, in_c, chance, 5)
 
 
 def check_waits(module: ModuleType, chance: random.Random) -> None:
@@ -214,7 +214,7 @@ async def check_send_in_burst(module: ModuleType, chance: random.Random) -> None
     is_copy = type(message) is WebSocketMessage and sys.intern(message.msg_type) is not message.msg_type
     assert in_c == in_python or (is_copy and not in_c[0])
     owner: Any = chance.choice((connection, connection._receive_buffer, connection._write_buffer))
-    name = chance.choice(type(owner).__slots__)
+    name = chance.choice([name for name in type(owner).__slots__ if name != "__weakref__"])
     setattr(owner, name, chance.choice((None, 5, -1, 1 << 70, "five", [], [b"1"], (b"1",))))
     if chance.random() < 0.3:
         delattr(owner, name)
@@ -322,7 +322,8 @@ def check_flushes(module: ModuleType, chance: random.Random) -> None:
 
 def watch_readers(module: ModuleType) -> None:
     """Tell the extension about all classes that `handle_single_messages` needs."""
-    module.watch_connection(WebSocket, ReceiveBufferOfReaders, WriteBuffer, WebSocketMessage)
+    written = (WriteBuffer, WebSocketMessage, Reader, ClosingHandshake, Notification)
+    next_messages.watch_connection(module, (WebSocket, ReceiveBufferOfReaders, *written))
     module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
     module.watch_reader(Reader, ReceiveBufferOfReaders)
     module.watch_listener(ListenerSession, MessageListener)
@@ -353,10 +354,10 @@ def run(path: str, count: int) -> int:
     assert module.watch_task(*watched)
     trap = wait_task_rescheduled(never_aborted).send(None)  # noqa: ASYNC105 - driven by hand
     module.watch_waits(wait_task_rescheduled, type(trap), "abort_func", ReusableOutcome)
+    next_messages.watch_connection(module)
     for _ in range(count // 100):
         check_next_messages(module, chance)
         check_waits(module, chance)
-    module.watch_connection(Connection, ReceiveBuffer, burst_sends.WriteBuffer, WebSocketMessage)
     for _ in range(count // 20):
         trio.run(check_send_in_burst, module, chance)
         check_buffer_item(module, chance)

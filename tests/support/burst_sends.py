@@ -33,9 +33,13 @@ __all__ = [
 
 
 class ReceiveBuffer:
-    __slots__ = ("messages",)
+    __slots__ = ("messages", "parts_open")
 
     messages: Any
+    parts_open: Any
+
+    def release(self) -> None:
+        """What `ReceiveBuffer.release` does is not seen by what waits for messages."""
 
 
 class WriteBuffer:
@@ -56,8 +60,17 @@ class WriteBuffer:
 
 
 class Connection:
-    __slots__ = ("_receive_buffer", "_sends_since_yield", "_write_buffer")
+    __slots__ = (
+        "__weakref__",
+        "_closing",
+        "_reader",
+        "_receive_buffer",
+        "_sends_since_yield",
+        "_write_buffer",
+    )
 
+    _closing: Any
+    _reader: Any
     _receive_buffer: Any
     _sends_since_yield: Any
     _write_buffer: Any
@@ -123,6 +136,8 @@ def random_connection(chance: random.Random) -> Connection:
     connection._sends_since_yield = seldom(_SENDS_IN_A_ROW, chance.randrange(_SENDS_IN_A_ROW))
     connection._receive_buffer = ReceiveBuffer()
     connection._receive_buffer.messages = deque([b"1"] * seldom(0, chance.randrange(1, 3)))
+    connection._receive_buffer.parts_open = False
+    connection._reader = connection._closing = None
     connection._write_buffer = write_buffer = WriteBuffer()
     write_buffer._parts = [b"x"] * seldom(0, chance.randrange(1, 3))
     write_buffer.size = chance.choice((1, 1000, _FLUSH_AT - 300, _FLUSH_AT))

@@ -4,37 +4,92 @@ from __future__ import annotations
 
 import types
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
+from outcome import Error, Value
 
+from tests.support.burst_sends import Connection, ReceiveBuffer, WriteBuffer
 from trio_ws.websocket._checkpoint import passed_checkpoint
+from trio_ws.websocket._notify import WAKE, Notification
+from trio_ws.websocket.closing import CLOSING, OPEN
 from trio_ws.websocket.message import WebSocketMessage
+from trio_ws.websocket.readers import EPOLL, FULL_EPOLL
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Generator, Iterable
+    from types import ModuleType
 
     NextMethod = Callable[[Any], Any]
 
-__all__ = ["STEPS", "Buffer", "Connection", "next_by_python", "run_script"]
+__all__ = [
+    "CLASSES",
+    "STEPS",
+    "Closing",
+    "Reader",
+    "idle_connection",
+    "next_by_python",
+    "run_script",
+    "spoil_connections",
+    "watch_connection",
+]
 
-#: What a script does, with the numbers of awaitables that it has made.
-STEPS = ("put", "text", "half", "cancel", "next", "await", "send", "send 5", "step", "throw", "close", "trap")
+#: What a script does with the state of the connection,
+_CHANGES = ("put", "text", "half", "by", "state", "deferred", "flush", "other", "cancel")
+#: and with one of the awaitables that it has made, which has a number.
+STEPS = (
+    *_CHANGES,
+    *("next", "await", "send", "send 5", "wake", "woken", "error", "abort", "step", "throw", "close", "trap"),
+)
 
 
-class Buffer:
-    __slots__ = ("messages", "parts_open")
+class Reader:
+    __slots__ = ("_input_arrived", "by")
 
-    def __init__(self) -> None:
-        self.messages: deque[str | bytes] = deque()
-        self.parts_open = False
+    _input_arrived: Notification | None
+    by: Any
+
+    @property
+    def input_arrived(self) -> Notification:
+        self._input_arrived = self._input_arrived or Notification()
+        return self._input_arrived
 
 
-class Connection:
-    __slots__ = ("__weakref__", "_receive_buffer")
+class Closing:
+    __slots__ = ("deferred", "state")
 
-    def __init__(self) -> None:
-        self._receive_buffer = Buffer()
+    deferred: Any
+    state: Any
+
+
+CLASSES: tuple[type, ...] = (
+    *(Connection, ReceiveBuffer, WriteBuffer, WebSocketMessage, Reader, Closing, Notification),
+)
+
+
+def watch_connection(module: ModuleType, classes: tuple[type, ...] = CLASSES) -> None:
+    """Let the extension know these classes."""
+    module.watch_connection(classes, deque, OPEN, EPOLL)
+
+
+def idle_connection(*messages: str | bytes) -> Connection:
+    """A connection that is open and read by the shared reader."""
+    connection = Connection()
+    connection._sends_since_yield = 5
+    connection._receive_buffer = ReceiveBuffer()
+    connection._receive_buffer.messages = deque(messages)
+    connection._receive_buffer.parts_open = False
+    connection._write_buffer = WriteBuffer()
+    connection._write_buffer.flush_scheduled = False
+    connection._reader = Reader()
+    connection._reader.by = EPOLL
+    connection._reader._input_arrived = None
+    connection._closing = Closing()
+    connection._closing.state = OPEN
+    connection._closing.deferred = None
+    return connection
 
 
 @types.coroutine
@@ -42,23 +97,48 @@ def trap(value: object) -> Generator[object, object, object]:
     return (yield value)
 
 
+def _has_message(connection: Connection) -> bool:
+    buffer = connection._receive_buffer
+    enough = 1 if connection._reader.by is EPOLL else 2
+    return len(buffer.messages) >= enough and not buffer.parts_open
+
+
+def _may_wait(connection: Connection) -> bool:
+    buffer, closing = connection._receive_buffer, connection._closing
+    return (
+        connection._reader.by is EPOLL
+        and closing.state == OPEN
+        and not (buffer.messages or buffer.parts_open)
+        and not (closing.deferred or connection._write_buffer.flush_scheduled)
+        and connection._reader.input_arrived._waiting is None
+    )
+
+
 async def next_by_python(connection: Connection) -> WebSocketMessage:
     """The shape of `WebSocket.__anext__`: it takes a message, or waits for one, or ends."""
     buffer = connection._receive_buffer
-    if not (len(buffer.messages) > 1 and not buffer.parts_open and passed_checkpoint()):
+    waited = False
+    while not (_has_message(connection) and (waited or passed_checkpoint())):
+        if _may_wait(connection):
+            await connection._reader.input_arrived.wait()
+            connection._sends_since_yield = 0
+            waited = True
+            continue
         if await trap("waiting") == 5:
             raise StopAsyncIteration
         if not buffer.messages:
             raise ValueError("no message")
+        break
     item = buffer.messages.popleft()
     return WebSocketMessage("text" if type(item) is str else "binary", item)
 
 
 async def run_script(method: NextMethod, script: Iterable[tuple[str, int]]) -> list[object]:
     """Run a script in a task of trio. Returns what each of its steps has returned or raised, and has left."""
-    connection = Connection()
+    connection = idle_connection()
     buffer = connection._receive_buffer
     made: list[Any] = []
+    traps: dict[int, Any] = {}
     seen: list[object] = []
     task = trio.lowlevel.current_task()
     for number, (what, which) in enumerate(script):
@@ -68,18 +148,50 @@ async def run_script(method: NextMethod, script: Iterable[tuple[str, int]]) -> l
         with scope:
             if what == "cancel":
                 scope.cancel()
-            if what == "put" or what == "text":
-                buffer.messages.append(f"{number}" if what == "text" else b"%d" % number)
-            elif what == "half":
-                buffer.parts_open = not buffer.parts_open
+            if what in _CHANGES:
+                _change(connection, what, number)
             elif what == "next" or not made:
                 made.append(method(connection))
             else:
-                outcome = _outcome(made[which % len(made)], what)
-        seen.append((what, outcome, list(buffer.messages), task._cancel_points - points))
+                index = which % len(made)
+                if what == "wake":
+                    connection._reader.input_arrived._waiting = None
+                elif what == "abort" and index in traps:
+                    traps.pop(index).abort_func(None)
+                outcome = _outcome(made[index], what)
+                if hasattr(outcome, "abort_func"):
+                    traps[index], outcome = outcome, "trio's trap"
+        waits = connection._reader.input_arrived._waiting is not None
+        state = (list(buffer.messages), connection._sends_since_yield, waits, task._cancel_points - points)
+        seen.append((what, outcome, state))
     for awaitable in made:
         awaitable.close()
     return seen
+
+
+def _change(connection: Connection, what: str, number: int) -> None:
+    buffer, closing, reader = connection._receive_buffer, connection._closing, connection._reader
+    if what == "put" or what == "text":
+        buffer.messages.append(f"{number}" if what == "text" else b"%d" % number)
+    elif what == "half":
+        buffer.parts_open = not buffer.parts_open
+    elif what == "by":
+        reader.by = FULL_EPOLL if reader.by is EPOLL else EPOLL
+    elif what == "state":
+        closing.state = CLOSING if closing.state == OPEN else OPEN
+    elif what == "deferred":
+        closing.deferred = "a Close frame" if closing.deferred is None else None
+    elif what == "flush":
+        connection._write_buffer.flush_scheduled = not connection._write_buffer.flush_scheduled
+    elif what == "other":  # another task waits
+        notification = reader.input_arrived
+        notification._waiting = None if notification._waiting else trio.lowlevel.current_task()
+
+
+def _sent(what: str) -> object:
+    if what == "error" or what == "abort":
+        return Error(KeyError("woken"))
+    return {"send 5": 5, "wake": WAKE, "woken": Value(7)}.get(what)
 
 
 def _outcome(awaitable: Any, what: str) -> object:
@@ -92,7 +204,8 @@ def _outcome(awaitable: Any, what: str) -> object:
         if what == "await":
             outer = awaiting()
             try:
-                return ("trap", outer.send(None))
+                outer.send(None)
+                return "a trap"
             finally:
                 outer.close()
         if what == "trap":
@@ -105,8 +218,27 @@ def _outcome(awaitable: Any, what: str) -> object:
             return awaitable.throw(KeyError("thrown"))
         if what == "close":
             return awaitable.close()
-        return awaitable.send(5 if what == "send 5" else None)
+        return awaitable.send(_sent(what))
     except StopIteration as exc:
         return ("returned", exc.value)
-    except (RuntimeError, TypeError, ValueError, KeyError, StopAsyncIteration) as exc:
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, StopAsyncIteration) as exc:
         return (type(exc), exc.args)
+
+
+async def spoil_connections(method: NextMethod, chance: random.Random, count: int) -> None:
+    """Receive from connections that are in no state that can occur, in a task of trio."""
+    for _ in range(count):
+        connection = idle_connection(*[b"1"] * chance.randrange(3))
+        notification = connection._reader.input_arrived
+        parts = (connection._receive_buffer, connection._write_buffer, connection._reader)
+        owner: Any = chance.choice((connection, notification, connection._closing, *parts))
+        name = chance.choice([name for name in type(owner).__slots__ if name != "__weakref__"])
+        with suppress(AttributeError):
+            delattr(owner, name)
+        if chance.random() < 0.5:
+            setattr(owner, name, chance.choice((None, 5, "five", [b"1"], object())))
+        with suppress(AttributeError, TypeError, ValueError):
+            awaitable = method(connection)
+            _outcome(awaitable, chance.choice(("send", "await", "trap", "step")))
+            _outcome(awaitable, chance.choice(("wake", "error", "throw")))
+            awaitable.close()

@@ -65,7 +65,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 13
+#define INTERFACE 14
 
 static int
 module_exec(PyObject *module)
@@ -77,6 +77,9 @@ module_exec(PyObject *module)
     state->append = PyUnicode_InternFromString("append");
     state->task = PyUnicode_InternFromString("task");
     state->popleft = PyUnicode_InternFromString("popleft");
+    state->release = PyUnicode_InternFromString("release");
+    state->input_arrived = PyUnicode_InternFromString("input_arrived");
+    state->leave_first = PyUnicode_InternFromString("_leave_first");
     state->value = PyUnicode_InternFromString("value");
     state->text = PyUnicode_InternFromString("text");
     state->binary = PyUnicode_InternFromString("binary");
@@ -130,7 +133,13 @@ module_clear(PyObject *module)
         Py_CLEAR(state->unwrap);
         Py_CLEAR(state->append);
         Py_CLEAR(state->task);
+        Py_CLEAR(state->release);
+        Py_CLEAR(state->input_arrived);
+        Py_CLEAR(state->leave_first);
+        Py_CLEAR(state->queue);
         Py_CLEAR(state->popleft);
+        Py_CLEAR(state->open);
+        Py_CLEAR(state->epoll);
         Py_CLEAR(state->value);
         Py_CLEAR(state->text);
         Py_CLEAR(state->binary);

@@ -46,8 +46,10 @@ enum { STATUS, POINTS, RUNNER, CANCELLED, INTERRUPTED, SLOTS };
 /* Those that buffer_each and flush_row need, of a WriteBuffer and a SocketTransport. */
 enum { WAITING_PARTS, WAITING_SIZE, FLUSH_DUE, DRAINING, BROKEN, DEFERRED, SENT, TRANSPORT, DESCRIPTOR, BUFFER_PLACES };
 
-/* Those that send_in_burst needs, of a WebSocket, a ReceiveBuffer, a WriteBuffer and a WebSocketMessage. */
-enum { WRITE_BUFFER, RECEIVE_BUFFER, SENDS, MESSAGES, SIZE, LIMIT, SCHEDULED, PARTS, KIND, PAYLOAD, PLACES };
+/* Those that next_message and send_in_burst need, of a WebSocket, a ReceiveBuffer, a WriteBuffer, a WebSocketMessage, a
+   Reader, a ClosingHandshake and a Notification. */
+enum { WRITE_BUFFER, RECEIVE_BUFFER, READER, CLOSING, SENDS, MESSAGES, HALF_TAKEN, SIZE, LIMIT, SCHEDULED, PARTS, KIND,
+       PAYLOAD, READ_BY, INPUT_NOTICE, STATE, ANSWER_DUE, WAITING_TASK, PLACES };
 
 /* Those that handle_single_messages needs: of a Reader and a ReceiveBuffer, and of a ListenerSession and a
    MessageListener. */
@@ -60,6 +62,9 @@ typedef struct {
     PyObject *no_key; /* b"" */
     PyTypeObject *next_method, *next_message;
     slot places[PLACES]; /* from watch_connection */
+    /* From there, too: deque, and the states of a connection that is open, and read by the shared reader. */
+    PyObject *queue, *open, *epoll;
+    PyObject *release, *input_arrived, *leave_first; /* texts */
     /* From watch_buffers; the list is that of all write buffers that are empty. */
     slot buffer_places[BUFFER_PLACES];
     PyObject *no_parts, *flush; /* the list, "flush" */

@@ -1,73 +1,123 @@
 /* The messages of a burst, received and sent by WebSocket. As websocket/connection.py. */
 
-/* The next message of a connection: WebSocket.__anext__ without a coroutine while messages of a burst wait. Calling a
-   next_method returns a next_message then, and otherwise the coroutine of the Python method. Awaiting a next_message
-   takes a message at once; if that is no longer possible, it goes on as that coroutine. As with a coroutine, nothing
-   happens before the await. */
+/* The next message of a connection: WebSocket.__anext__ without a coroutine while messages wait, and where the shared
+   reader has to bring one. Calling a next_method returns a next_message then, and otherwise the coroutine of the Python
+   method. Awaiting a next_message takes a message, or waits for one as Notification.wait does; in all other cases it
+   goes on as that coroutine. As with a coroutine, nothing happens before the await. */
 typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
-    PyObject *python;                    /* the method that does all of it */
-    slot buffer, messages, half_taken;   /* WebSocket._receive_buffer, ReceiveBuffer.messages and .parts_open */
-    PyObject *queue, *popleft, *message; /* deque, deque.popleft, WebSocketMessage */
+    PyObject *python; /* the method that does all of it */
 } next_method;
 
 typedef struct {
     PyObject_HEAD
     next_method *method;
-    PyObject *connection; /* NULL once it was awaited */
+    PyObject *connection; /* NULL once it has ended, or goes on as the coroutine */
     PyObject *rest;       /* the coroutine with which it goes on */
+    char waits;           /* for a message, without the coroutine */
 } next_message;
 
-/* Return the queue of a connection, borrowed, if more than one message waits in it: the last one may have to start a
-   reader that has stopped. Return NULL otherwise, or with an exception. */
-static PyObject *
-waiting_messages(next_method *method, PyObject *connection)
+/* Whether the shared reader reads the connection, and has not stopped. */
+static int
+is_shared(module_state *state, PyObject *connection)
 {
-    PyObject **buffer, **messages, **half_taken;
+    PyObject *reader = value_in(&state->places[READER], connection);
 
-    if ((buffer = in_slot(&method->buffer, connection)) == NULL ||
-        (messages = in_slot(&method->messages, *buffer)) == NULL || *messages == NULL ||
-        !Py_IS_TYPE(*messages, (PyTypeObject *)method->queue) || PyObject_Size(*messages) < 2)
-        return NULL;
-    half_taken = in_slot(&method->half_taken, *buffer);
-    return half_taken != NULL && *half_taken == Py_False ? *messages : NULL;
+    return state->epoll != NULL && value_in(&state->places[READ_BY], reader) == state->epoll;
 }
 
-/* Take a message. Return NULL if that is not possible at once, or with an exception. */
+/* Return the queue of a connection, borrowed, and set *size to its length. Return NULL if a message is half taken. */
 static PyObject *
-message_at_once(next_method *method, PyObject *connection)
+queue_of(module_state *state, PyObject *connection, Py_ssize_t *size)
 {
-    module_state *state = PyType_GetModuleState(Py_TYPE(method));
-    PyObject *messages = waiting_messages(method, connection), *fields[2], *message;
+    PyObject *buffer = value_in(&state->places[RECEIVE_BUFFER], connection);
+    PyObject *messages = value_in(&state->places[MESSAGES], buffer);
 
-    if (messages == NULL || task_passes(state) <= 0)
+    if (messages == NULL || !Py_IS_TYPE(messages, (PyTypeObject *)state->queue) ||
+        value_in(&state->places[HALF_TAKEN], buffer) != Py_False)
         return NULL;
-    fields[1] = PyObject_CallOneArg(method->popleft, messages);
+    *size = PyObject_Size(messages);
+    return messages;
+}
+
+/* Whether a message can be taken at once. The last one may have to start a reader that has stopped. */
+static int
+has_message(module_state *state, PyObject *connection)
+{
+    Py_ssize_t size;
+
+    return queue_of(state, connection, &size) != NULL && (size > 1 || (size == 1 && is_shared(state, connection)));
+}
+
+/* Whether a task has to wait until the shared reader brings a message, and nothing has to be done before. */
+static int
+may_wait(module_state *state, PyObject *connection)
+{
+    const slot *places = state->places;
+    PyObject *closing = value_in(&places[CLOSING], connection);
+    Py_ssize_t size;
+
+    return is_shared(state, connection) && queue_of(state, connection, &size) != NULL && size == 0 &&
+           value_in(&places[STATE], closing) == state->open && value_in(&places[ANSWER_DUE], closing) == Py_None &&
+           value_in(&places[SCHEDULED], value_in(&places[WRITE_BUFFER], connection)) == Py_False;
+}
+
+static PyObject *
+take_message(module_state *state, PyObject *connection)
+{
+    PyObject *fields[2], *message;
+    Py_ssize_t size;
+
+    fields[1] = PyObject_CallMethodNoArgs(queue_of(state, connection, &size), state->popleft);
     if (fields[1] == NULL)
         return NULL;
     fields[0] = PyUnicode_CheckExact(fields[1]) ? state->text : state->binary;
-    message = PyObject_Vectorcall(method->message, fields, 2, NULL);
+    message = PyObject_Vectorcall((PyObject *)state->places[KIND].type, fields, 2, NULL);
     Py_DECREF(fields[1]);
     return message;
+}
+
+/* Do what Notification.wait does for the first task that waits. Return what that yields, or NULL if this is not
+   possible, or with an exception. */
+static PyObject *
+start_to_wait(module_state *state, PyObject *connection)
+{
+    const slot *places = state->places;
+    PyObject *reader = value_in(&places[READER], connection), *task, *input, **waiting, *abort, *trap;
+
+    task = state->trap == NULL || state->context == NULL ? NULL : current_task(state);
+    if (task == NULL || call_method(value_in(&places[RECEIVE_BUFFER], connection), state->release, NULL) < 0)
+        return NULL;
+    input = value_in(&places[INPUT_NOTICE], reader);
+    /* It is made when it is first used. */
+    input = input == NULL || input == Py_None ? PyObject_GetAttr(reader, state->input_arrived) : Py_NewRef(input);
+    waiting = in_slot(&places[WAITING_TASK], input);
+    abort = waiting == NULL || *waiting != Py_None ? NULL : PyObject_GetAttr(input, state->leave_first);
+    trap = abort == NULL ? NULL : new_trap(state, abort);
+    if (trap != NULL)
+        set_value(&places[WAITING_TASK], input, task);
+    Py_XDECREF(abort);
+    Py_XDECREF(input);
+    return trap;
 }
 
 static PyObject *
 next_method_call(PyObject *self, PyObject *const *args, size_t count, PyObject *names)
 {
-    next_method *method = (next_method *)self;
-    module_state *state;
+    module_state *state = PyType_GetModuleState(Py_TYPE(self));
     next_message *next;
 
-    if (PyVectorcall_NARGS(count) != 1 || names != NULL || waiting_messages(method, args[0]) == NULL)
-        return PyErr_Occurred() ? NULL : PyObject_Vectorcall(method->python, args, count, names);
-    state = PyType_GetModuleState(Py_TYPE(self));
+    if (PyVectorcall_NARGS(count) != 1 || names != NULL ||
+        !(has_message(state, args[0]) || may_wait(state, args[0])))
+        return PyErr_Occurred() ? NULL : PyObject_Vectorcall(((next_method *)self)->python, args, count, names);
     next = PyObject_GC_New(next_message, state->next_message);
     if (next == NULL)
         return NULL;
     next->method = (next_method *)Py_NewRef(self);
     next->connection = Py_NewRef(args[0]);
     next->rest = NULL;
+    next->waits = 0;
     PyObject_GC_Track(next);
     return (PyObject *)next;
 }
@@ -81,56 +131,32 @@ next_method_bind(PyObject *self, PyObject *connection, PyObject *type)
 static int
 next_method_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    next_method *method = (next_method *)self;
-
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(method->python);
-    Py_VISIT(method->buffer.type);
-    Py_VISIT(method->messages.type);
-    Py_VISIT(method->half_taken.type);
-    Py_VISIT(method->message);
+    Py_VISIT(((next_method *)self)->python);
     return 0;
 }
 
 static int
 next_method_clear(PyObject *self)
 {
-    next_method *method = (next_method *)self;
-
-    Py_CLEAR(method->python);
-    Py_CLEAR(method->buffer.type);
-    Py_CLEAR(method->messages.type);
-    Py_CLEAR(method->half_taken.type);
-    Py_CLEAR(method->queue);
-    Py_CLEAR(method->popleft);
-    Py_CLEAR(method->message);
+    Py_CLEAR(((next_method *)self)->python);
     return 0;
 }
 
 static PyObject *
 next_method_new(PyTypeObject *type, PyObject *args, PyObject *names)
 {
-    PyObject *python, *connection, *buffer, *queue, *message;
+    PyObject *python;
     next_method *method;
 
-    if (!PyArg_ParseTuple(args, "OOOOO:next_method", &python, &connection, &buffer, &queue, &message))
+    if (!PyArg_ParseTuple(args, "O:next_method", &python))
         return NULL;
     method = (next_method *)type->tp_alloc(type, 0);
     if (method == NULL)
         return NULL;
     method->call = next_method_call;
     method->python = Py_NewRef(python);
-    method->queue = Py_NewRef(queue);
-    method->message = Py_NewRef(message);
-    method->popleft = PyObject_GetAttrString(queue, "popleft");
-    if (method->popleft != NULL && find_slot(&method->buffer, connection, "_receive_buffer") > 0 &&
-        find_slot(&method->messages, buffer, "messages") > 0 &&
-        find_slot(&method->half_taken, buffer, "parts_open") > 0)
-        return (PyObject *)method;
-    if (!PyErr_Occurred())
-        PyErr_SetString(PyExc_TypeError, "next_method() takes classes with slots");
-    Py_DECREF(method);
-    return NULL;
+    return (PyObject *)method;
 }
 
 static PyMemberDef next_method_members[] = {
@@ -139,7 +165,7 @@ static PyMemberDef next_method_members[] = {
     {NULL},
 };
 
-PyDoc_STRVAR(next_method_doc, "next_method(python, connection_type, buffer_type, queue_type, message_type, /)\n--\n\n"
+PyDoc_STRVAR(next_method_doc, "next_method(python, /)\n--\n\n"
                               "WebSocket.__anext__, which is given as python, in C.");
 
 static PyType_Slot next_method_slots[] = {
@@ -198,21 +224,47 @@ next_message_rest(next_message *next)
     return next->rest;
 }
 
+/* Take a message, or wait. Return NULL if it must go on as the coroutine, or with an exception. */
+static PyObject *
+take_or_wait(module_state *state, next_message *next, int waited)
+{
+    PyObject *trap;
+    int passes = has_message(state, next->connection) ? waited ? 1 : task_passes(state) : 0;
+
+    if (passes > 0)
+        return take_message(state, next->connection);
+    if (passes < 0 || PyErr_Occurred() || !may_wait(state, next->connection))
+        return NULL;
+    trap = start_to_wait(state, next->connection);
+    next->waits = trap != NULL;
+    return trap;
+}
+
 static PySendResult
 next_message_step(PyObject *self, PyObject *value, PyObject **result)
 {
+    module_state *state = PyType_GetModuleState(Py_TYPE(self));
     next_message *next = (next_message *)self;
-    PyObject *rest;
+    PyObject *rest, *woken;
     PySendResult step;
 
-    if (next->connection != NULL && value == Py_None) {
-        *result = message_at_once(next->method, next->connection);
+    *result = NULL;
+    if (next->connection != NULL && (next->waits || value == Py_None)) {
+        int waited = next->waits;
+
+        next->waits = 0;
+        woken = waited ? unwrap(state, value) : NULL;
+        if (!waited || (woken != NULL && set_number(&state->places[SENDS], next->connection, 0) == 0))
+            *result = take_or_wait(state, next, waited);
+        Py_XDECREF(woken);
+        if (next->waits)
+            return PYGEN_NEXT;
         if (*result != NULL || PyErr_Occurred()) {
             Py_CLEAR(next->connection);
             return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
         }
+        value = Py_None;
     }
-    *result = NULL;
     rest = next_message_rest(next);
     if (rest == NULL)
         return PYGEN_ERROR;
@@ -258,17 +310,25 @@ next_message_close(PyObject *self, PyObject *unused)
 static PyObject *
 next_message_await(PyObject *self)
 {
-    PyObject *rest = ((next_message *)self)->rest, *inner;
+    next_message *next = (next_message *)self;
+    PyObject *inner;
 
-    inner = rest == NULL ? Py_NewRef(Py_None) : PyObject_GetAttrString(rest, "cr_await");
+    inner = next->rest == NULL ? Py_NewRef(Py_None) : PyObject_GetAttrString(next->rest, "cr_await");
     if (inner == NULL)
         return NULL;
     Py_DECREF(inner);
-    if (inner == Py_None)
+    if (inner == Py_None && !(next->waits && next->connection != NULL))
         return Py_NewRef(self);
     PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
     return NULL;
 }
+
+/* For those who look at what a task waits for, such as Task.iter_await_frames. */
+static PyMemberDef next_message_members[] = {
+    {"cr_frame", T_NONE, 0, READONLY},
+    {"cr_await", T_OBJECT, offsetof(next_message, rest), READONLY},
+    {NULL},
+};
 
 static PyMethodDef next_message_methods[] = {
     {"send", next_message_send, METH_O, NULL},
@@ -283,6 +343,7 @@ static PyType_Slot next_message_slots[] = {
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, next_message_iternext},
     {Py_tp_methods, next_message_methods},
+    {Py_tp_members, next_message_members},
     {Py_tp_traverse, next_message_traverse},
     {Py_tp_clear, next_message_clear},
     {Py_tp_dealloc, free_tracked},
@@ -297,25 +358,49 @@ static PyType_Spec next_message_spec = {
     .slots = next_message_slots,
 };
 
-PyDoc_STRVAR(watch_connection_doc,
-             "watch_connection($module, connection_type, receive_buffer_type, write_buffer_type, message_type, /)\n--\n\n"
-             "Tell send_in_burst about these classes.");
+PyDoc_STRVAR(watch_connection_doc, "watch_connection($module, classes, queue_type, open, epoll, /)\n--\n\n"
+                                   "Tell next_message and send_in_burst about classes and values of theirs.");
 
 static PyObject *
 watch_connection(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    static const char *const names[PLACES] = {
-        "_write_buffer", "_receive_buffer", "_sends_since_yield", "messages", "size", "fast_send_limit",
-        "flush_scheduled", "_parts", "msg_type", "payload"};
-    static const int owners[PLACES] = {0, 0, 0, 1, 2, 2, 2, 2, 3, 3};
+    enum { CONNECTION, RECEIVED, WRITTEN, MESSAGE, READING, CLOSURE, NOTIFICATION, CLASSES };
+    static const struct {
+        int owner;
+        const char *name;
+    } names[PLACES] = {
+        [WRITE_BUFFER] = {CONNECTION, "_write_buffer"},
+        [RECEIVE_BUFFER] = {CONNECTION, "_receive_buffer"},
+        [READER] = {CONNECTION, "_reader"},
+        [CLOSING] = {CONNECTION, "_closing"},
+        [SENDS] = {CONNECTION, "_sends_since_yield"},
+        [MESSAGES] = {RECEIVED, "messages"},
+        [HALF_TAKEN] = {RECEIVED, "parts_open"},
+        [SIZE] = {WRITTEN, "size"},
+        [LIMIT] = {WRITTEN, "fast_send_limit"},
+        [SCHEDULED] = {WRITTEN, "flush_scheduled"},
+        [PARTS] = {WRITTEN, "_parts"},
+        [KIND] = {MESSAGE, "msg_type"},
+        [PAYLOAD] = {MESSAGE, "payload"},
+        [READ_BY] = {READING, "by"},
+        [INPUT_NOTICE] = {READING, "_input_arrived"},
+        [STATE] = {CLOSURE, "state"},
+        [ANSWER_DUE] = {CLOSURE, "deferred"},
+        [WAITING_TASK] = {NOTIFICATION, "_waiting"},
+    };
     module_state *state = PyModule_GetState(module);
-    int found = count == 4;
+    int found = count == 4 && PyTuple_Check(args[0]) && PyTuple_GET_SIZE(args[0]) == CLASSES;
 
     for (int i = 0; i < PLACES && found > 0; i++)
-        found = find_slot(&state->places[i], args[owners[i]], names[i]);
+        found = find_slot(&state->places[i], PyTuple_GET_ITEM(args[0], names[i].owner), names[i].name);
     if (found == 0)
-        PyErr_SetString(PyExc_TypeError, "watch_connection() takes four classes with slots");
-    return found > 0 ? Py_NewRef(Py_None) : NULL;
+        PyErr_Format(PyExc_TypeError, "watch_connection() takes %d classes with slots, and three values", CLASSES);
+    if (found <= 0)
+        return NULL;
+    Py_XSETREF(state->queue, Py_NewRef(args[1]));
+    Py_XSETREF(state->open, Py_NewRef(args[2]));
+    Py_XSETREF(state->epoll, Py_NewRef(args[3]));
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(send_in_burst_doc, "send_in_burst($module, connection, message, /)\n--\n\n"
