@@ -264,8 +264,8 @@ async def test_large_reads_stop_at_max_queue_bytes_as_well(
                 left = left[sock.send(left) :]
         assert left
         waiting = sum(map(len, waiting_messages(handlers[0])))
-        assert 200_000 < waiting + bytes_of_unfinished_message(handlers[0]) <= 300_000 + READ_SIZE
         done.set()
+        assert waiting + bytes_of_unfinished_message(handlers[0]) <= 300_000 + READ_SIZE
     assert max(sizes) > READ_SIZE
 
 

@@ -64,6 +64,8 @@ class ReceiveBuffer(MemoryLedger):
         closed: whether nothing is kept any more, because the transport is gone or the application has closed.
         deflate: the negotiated permessage-deflate, or None.
         discarding: whether the application has closed. Further data is parsed for a Close frame, and dropped.
+        read_size: bytes to ask of the next read: many while big messages arrive, as far as there is room for
+            them.
         received_since_check: whether bytes arrived since keepalive's last check.
         single: whether the last data was one small message, so that the next will probably be one, too.
         masked: whether the peer's frames are masked.
@@ -72,7 +74,6 @@ class ReceiveBuffer(MemoryLedger):
     """
 
     __slots__ = (
-        "_big",
         "_closed_by_peer",
         "_longest_bypass",
         "_max_message_size",
@@ -89,6 +90,7 @@ class ReceiveBuffer(MemoryLedger):
         "opened",
         "parts_open",
         "pending_input",
+        "read_size",
         "received_since_check",
         "single",
     )
@@ -110,7 +112,7 @@ class ReceiveBuffer(MemoryLedger):
         self.discarding = False
         self.received_since_check = False
         self.single = True
-        self._big = False
+        self.read_size = READ_SIZE
         self.masked = not client
         self.bypass_limit = 0
         self._longest_bypass = 0  # `bypass_limit` where that is allowed at all
@@ -152,13 +154,6 @@ class ReceiveBuffer(MemoryLedger):
     def finished(self) -> bool:
         """Whether no message will be added any more."""
         return self.closed or self.done
-
-    @property
-    def read_size(self) -> int:
-        """Bytes to ask of the next read: many while big messages arrive, as far as there is room for them."""
-        if not self._big:
-            return READ_SIZE
-        return max(READ_SIZE, min(BIG_READ_SIZE, self.max_received - self.received))
 
     @property
     def full(self) -> bool:
@@ -280,7 +275,10 @@ class ReceiveBuffer(MemoryLedger):
         size = len(data)
         if new or not frames.between:  # a control frame is no reason to expect something else
             self.single = new == 1 and size < FIRST_READ
-            self._big = len(messages[-1]) >= _BIG if new else frames.at_once > 0
+            if len(messages[-1]) >= _BIG if new else frames.at_once:
+                self.read_size = max(READ_SIZE, min(BIG_READ_SIZE, self.max_received - self.received))
+            else:
+                self.read_size = READ_SIZE
         if taken != size:
             self.pending_input = bytes(data[taken:])
         if self.discarding:
