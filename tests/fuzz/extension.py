@@ -24,14 +24,7 @@ import trio
 from trio._core import _run
 from trio.lowlevel import wait_task_rescheduled
 
-from tests.support import burst_sends, next_messages
-from tests.support.burst_sends import (
-    python_buffer_item,
-    python_send_in_burst,
-    random_connection,
-    random_message,
-    send_and_look,
-)
+from tests.support import next_messages, sends_at_once
 from tests.support.flushed_buffers import (
     FAILURES,
     WrittenBuffers,
@@ -40,6 +33,13 @@ from tests.support.flushed_buffers import (
     spoil,
 )
 from tests.support.next_messages import next_by_python, run_script, spoil_connections
+from tests.support.sends_at_once import (
+    python_buffer_item,
+    python_send_at_once,
+    random_connection,
+    random_message,
+    send_and_look,
+)
 from tests.support.single_messages import FAILURES as READ_FAILURES
 from tests.support.single_messages import Round, spoil_something
 from tests.support.single_messages import random_states as random_reads
@@ -204,12 +204,12 @@ def check_waits(module: ModuleType, chance: random.Random) -> None:
     assert drive(module.wait_task, script) == drive(wait_task_rescheduled, script)
 
 
-async def check_send_in_burst(module: ModuleType, chance: random.Random) -> None:
+async def check_send_at_once(module: ModuleType, chance: random.Random) -> None:
     """Send a message in C and in Python, also where the connection is in no state that can occur."""
     connection, message = random_connection(chance), random_message(chance)
     other, cancelled = copy.deepcopy(connection), chance.random() < 0.1
-    in_c = await send_and_look(module.send_in_burst, connection, message, cancelled=cancelled)
-    in_python = await send_and_look(python_send_in_burst, other, message, cancelled=cancelled)
+    in_c = await send_and_look(module.send_at_once, connection, message, cancelled=cancelled)
+    in_python = await send_and_look(python_send_at_once, other, message, cancelled=cancelled)
     # C compares kinds of messages by identity, and leaves the others to Python.
     is_copy = type(message) is WebSocketMessage and sys.intern(message.msg_type) is not message.msg_type
     assert in_c == in_python or (is_copy and not in_c[0])
@@ -219,7 +219,7 @@ async def check_send_in_burst(module: ModuleType, chance: random.Random) -> None
     if chance.random() < 0.3:
         delattr(owner, name)
     try:
-        module.send_in_burst(connection, message)
+        module.send_at_once(connection, message)
     except TypeError as exc:
         assert "len()" in str(exc)  # of what takes the place of the messages
 
@@ -243,7 +243,7 @@ def check_buffer_item(module: ModuleType, chance: random.Random) -> None:
         size = buffer_item(*around, append, written, call_id, value)
         sent.append((size, general, written._parts, written.size, written.flush_scheduled))
     assert sent[0] == sent[1]
-    name = chance.choice(burst_sends.WriteBuffer.__slots__)
+    name = chance.choice(sends_at_once.WriteBuffer.__slots__)
     setattr(write_buffer, name, chance.choice((None, 5, -1, 1 << 70, "five", (b"1",))))
     with suppress(TypeError, AttributeError):  # from the method in Python
         module.buffer_frame(write_buffer, 0x82, payload)
@@ -359,7 +359,7 @@ def run(path: str, count: int) -> int:
         check_next_messages(module, chance)
         check_waits(module, chance)
     for _ in range(count // 20):
-        trio.run(check_send_in_burst, module, chance)
+        trio.run(check_send_at_once, module, chance)
         check_buffer_item(module, chance)
         check_types(module, chance)
         check_payload(module, chance)

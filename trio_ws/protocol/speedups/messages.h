@@ -359,7 +359,7 @@ static PyType_Spec next_message_spec = {
 };
 
 PyDoc_STRVAR(watch_connection_doc, "watch_connection($module, classes, queue_type, open, epoll, /)\n--\n\n"
-                                   "Tell next_message and send_in_burst about classes and values of theirs.");
+                                   "Tell next_message and send_at_once about classes and values of theirs.");
 
 static PyObject *
 watch_connection(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -403,22 +403,136 @@ watch_connection(PyObject *module, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(send_in_burst_doc, "send_in_burst($module, connection, message, /)\n--\n\n"
-                                "See WebSocket.send in websocket/connection.py.");
+#ifdef HAS_SOCKETS
+
+/* Return a small text or bytes as bytes; NULL, without an exception, for anything else. */
+static PyObject *
+small_payload(PyObject *value)
+{
+    PyObject *payload = NULL;
+
+    if (PyBytes_CheckExact(value))
+        payload = Py_NewRef(value);
+    else if (PyUnicode_CheckExact(value) && PyUnicode_GET_LENGTH(value) < LARGE)
+        payload = PyUnicode_AsUTF8String(value);
+    if (payload == NULL)
+        PyErr_Clear(); /* Python meets it again */
+    else if (PyBytes_GET_SIZE(payload) >= LARGE)
+        Py_CLEAR(payload);
+    return payload;
+}
+
+/* Whether a frame may be sent at once: to a socket, on an open connection of a server, without compression, where
+   nothing waits. */
+static int
+can_send(module_state *state, PyObject *write_buffer)
+{
+    PyObject *transport = value_in(&state->buffer_places[TRANSPORT], write_buffer);
+    Py_ssize_t fd = number_in(&state->buffer_places[DESCRIPTOR], transport);
+
+    return fd >= 0 && fd <= INT_MAX && number_in(&state->places[SIZE], write_buffer) == 0 &&
+           number_in(&state->places[LIMIT], write_buffer) > 0 &&
+           value_in(&state->buffer_places[BROKEN], write_buffer) == Py_False;
+}
+
+/* WriteBuffer.write_frame where can_send is true. Return 1, or -1 with an exception. */
+static int
+send_small(module_state *state, PyObject *write_buffer, int is_text, PyObject *payload)
+{
+    PyObject *transport = value_in(&state->buffer_places[TRANSPORT], write_buffer), *rest;
+    int fd = (int)number_in(&state->buffer_places[DESCRIPTOR], transport), failed = 0;
+
+    rest = send_payload(fd, is_text ? 0x81 : 0x82, payload);
+    if (rest == NULL && PyErr_ExceptionMatches(PyExc_OSError)) {
+        rest = raised();
+        failed = call_method(write_buffer, state->break_off, rest) < 0;
+    }
+    else if (rest != NULL && rest != Py_None)
+        failed = call_method(write_buffer, state->append_frame, rest) < 0 ||
+                 call_method(write_buffer, state->drain_soon, NULL) < 0;
+    failed = failed || rest == NULL;
+    Py_XDECREF(rest);
+    return failed ? -1 : 1;
+}
+
+/* Send a message where nothing else has been received, and nothing waits to be sent. Return 0 if this is not possible,
+   and -1 with an exception. */
+static int
+send_alone(module_state *state, PyObject *connection, PyObject *write_buffer, PyObject *value)
+{
+    PyObject *payload = can_send(state, write_buffer) ? small_payload(value) : NULL, *error;
+    int passes = payload == NULL ? 0 : task_passes(state);
+
+    if (passes > 0) {
+        Py_INCREF(write_buffer);
+        passes = send_small(state, write_buffer, PyUnicode_CheckExact(value), payload);
+        if (passes > 0 && value_in(&state->buffer_places[BROKEN], write_buffer) != Py_False) {
+            error = PyObject_CallMethod(value_in(&state->places[CLOSING], connection), "closed_error", NULL);
+            if (error != NULL)
+                PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+            Py_XDECREF(error);
+            passes = -1;
+        }
+        Py_DECREF(write_buffer);
+    }
+    Py_XDECREF(payload);
+    return passes;
+}
+
+#endif
+
+/* Buffer a message of a burst: more messages wait, a flush is due, and there is room until then. Return 0 if this is not
+   so, and -1 with an exception. */
+static int
+send_in_burst(module_state *state, PyObject *write_buffer, PyObject *value)
+{
+    const slot *places = state->places;
+    PyObject *parts, *frame;
+    Py_ssize_t size, waiting, used;
+    unsigned char head[LONGEST_HEAD];
+    const char *payload;
+    int passes;
+
+    if (PyBytes_CheckExact(value)) {
+        payload = PyBytes_AS_STRING(value);
+        size = PyBytes_GET_SIZE(value);
+    }
+    else if (PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value)) {
+        payload = PyUnicode_DATA(value);
+        size = PyUnicode_GET_LENGTH(value);
+    }
+    else
+        return 0;
+    if (size >= LARGE || (parts = burst_under_way(places, write_buffer, LONGEST_HEAD + size, &waiting)) == NULL ||
+        waiting >= number_in(&places[LIMIT], write_buffer) || (passes = task_passes(state)) == 0)
+        return 0;
+    if (passes < 0)
+        return -1;
+    used = write_head(head, PyBytes_CheckExact(value) ? 0x82 : 0x81, size);
+    frame = PyBytes_FromStringAndSize(NULL, used + size);
+    if (frame == NULL)
+        return -1;
+    memcpy(PyBytes_AS_STRING(frame), head, used);
+    memcpy(PyBytes_AS_STRING(frame) + used, payload, size);
+    passes = add_to_burst(places, write_buffer, parts, frame, waiting) < 0 ? -1 : 1;
+    Py_DECREF(frame);
+    return passes;
+}
+
+PyDoc_STRVAR(send_at_once_doc, "send_at_once($module, connection, message, /)\n--\n\n"
+                               "See WebSocket.send in websocket/connection.py.");
 
 static PyObject *
-send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
+send_at_once(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     module_state *state = PyModule_GetState(module);
     const slot *places = state->places;
-    PyObject *value, **write_buffer, **receive_buffer, **kind, **messages, *parts, *frame;
-    Py_ssize_t size, waiting, sends, used;
-    unsigned char head[LONGEST_HEAD];
-    const char *payload;
-    int passes, failed;
+    PyObject *value, *write_buffer, *messages, **kind;
+    Py_ssize_t more, sends;
+    int sent = 0;
 
     if (count != 2) {
-        PyErr_SetString(PyExc_TypeError, "send_in_burst() takes a connection and a message");
+        PyErr_SetString(PyExc_TypeError, "send_at_once() takes a connection and a message");
         return NULL;
     }
     value = args[1];
@@ -429,38 +543,19 @@ send_in_burst(PyObject *module, PyObject *const *args, Py_ssize_t count)
         if (value == NULL || (*kind == state->text) != PyUnicode_CheckExact(value))
             Py_RETURN_FALSE;
     }
-    if (value != NULL && PyBytes_CheckExact(value)) {
-        payload = PyBytes_AS_STRING(value);
-        size = PyBytes_GET_SIZE(value);
+    write_buffer = value_in(&places[WRITE_BUFFER], args[0]);
+    messages = value_in(&places[MESSAGES], value_in(&places[RECEIVE_BUFFER], args[0]));
+    more = messages == NULL ? -1 : PyObject_Size(messages);
+    sends = number_in(&places[SENDS], args[0]);
+    if (more >= 0 && sends >= 0 && sends < SENDS_IN_A_ROW) { /* this task need not let others run */
+        if (more > 0)
+            sent = send_in_burst(state, write_buffer, value);
+#ifdef HAS_SOCKETS
+        else
+            sent = send_alone(state, args[0], write_buffer, value);
+#endif
     }
-    else if (value != NULL && PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value)) {
-        payload = PyUnicode_DATA(value);
-        size = PyUnicode_GET_LENGTH(value);
-    }
-    else
-        Py_RETURN_FALSE;
-    if ((write_buffer = in_slot(&places[WRITE_BUFFER], args[0])) == NULL ||
-        (receive_buffer = in_slot(&places[RECEIVE_BUFFER], args[0])) == NULL ||
-        /* More messages wait, */
-        (messages = in_slot(&places[MESSAGES], *receive_buffer)) == NULL || *messages == NULL ||
-        PyObject_Size(*messages) < 1 || size >= LARGE ||
-        /* a flush is due, and there is room until then, */
-        (parts = burst_under_way(places, *write_buffer, LONGEST_HEAD + size, &waiting)) == NULL ||
-        waiting >= number_in(&places[LIMIT], *write_buffer) ||
-        /* and this task need not let others run. */
-        (sends = number_in(&places[SENDS], args[0])) < 0 || sends >= SENDS_IN_A_ROW)
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
-    passes = task_passes(state);
-    if (passes <= 0)
-        return passes < 0 ? NULL : Py_NewRef(Py_False);
-    used = write_head(head, PyBytes_CheckExact(value) ? 0x82 : 0x81, size);
-    frame = PyBytes_FromStringAndSize(NULL, used + size);
-    if (frame == NULL)
+    if (sent > 0 && set_number(&places[SENDS], args[0], sends + (more > 0 ? 1 : DIRECT_SEND)) < 0)
         return NULL;
-    memcpy(PyBytes_AS_STRING(frame), head, used);
-    memcpy(PyBytes_AS_STRING(frame) + used, payload, size);
-    failed = add_to_burst(places, *write_buffer, parts, frame, waiting) < 0 ||
-             set_number(&places[SENDS], args[0], sends + 1) < 0;
-    Py_DECREF(frame);
-    return failed ? NULL : Py_NewRef(Py_True);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(sent);
 }

@@ -41,44 +41,6 @@ watch_listener(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return found > 0 ? Py_NewRef(Py_None) : NULL;
 }
 
-/* Whether a frame may be sent at once: on an open connection of a server, without compression, where nothing waits. */
-static int
-can_send(module_state *state, PyObject *write_buffer)
-{
-    return number_in(&state->places[SIZE], write_buffer) == 0 && number_in(&state->places[LIMIT], write_buffer) > 0;
-}
-
-/* Send what a listener has returned, if that is a small text or bytes. Return 0 if it is something else, which Python
-   sends, and -1 with an exception. */
-static int
-send_result(module_state *state, PyObject *write_buffer, PyObject *result)
-{
-    PyObject *transport = value_in(&state->buffer_places[TRANSPORT], write_buffer), *payload, *rest;
-    Py_ssize_t fd = number_in(&state->buffer_places[DESCRIPTOR], transport);
-    int is_text = PyUnicode_CheckExact(result), failed = 0;
-
-    if (fd < 0 || fd > INT_MAX || (!is_text && !PyBytes_CheckExact(result)))
-        return 0;
-    payload = is_text ? PyUnicode_AsUTF8String(result) : Py_NewRef(result);
-    if (payload == NULL || PyBytes_GET_SIZE(payload) >= LARGE) {
-        PyErr_Clear(); /* Python meets it again */
-        Py_XDECREF(payload);
-        return 0;
-    }
-    rest = send_payload((int)fd, is_text ? 0x81 : 0x82, payload);
-    Py_DECREF(payload);
-    if (rest == NULL && PyErr_ExceptionMatches(PyExc_OSError)) {
-        rest = raised();
-        failed = call_method(write_buffer, state->break_off, rest) < 0;
-    }
-    else if (rest != NULL && rest != Py_None)
-        failed = call_method(write_buffer, state->append_frame, rest) < 0 ||
-                 call_method(write_buffer, state->drain_soon, NULL) < 0;
-    failed = failed || rest == NULL;
-    Py_XDECREF(rest);
-    return failed ? -1 : 1;
-}
-
 /* ListenerSession.message_received. */
 static PyObject *
 call_listener(module_state *state, PyObject *session, PyObject *message, PyObject *lent, PyObject *nurseries)
@@ -88,7 +50,8 @@ call_listener(module_state *state, PyObject *session, PyObject *message, PyObjec
              *ws = value_in(&places[CLIENT], session), *context = value_in(&places[CONTEXT], session),
              *arguments = value_in(&places[ARGUMENTS], session), *raw = value_in(&places[RAW], listener),
              *function = value_in(&places[FUNCTION], listener), *is_async = value_in(&places[ASYNC], listener),
-             *data[2] = {ws, message}, *coroutine = NULL, *result = NULL, *failure = NULL, *going_on = NULL;
+             *data[2] = {ws, message}, *coroutine = NULL, *result = NULL, *payload = NULL, *failure = NULL,
+             *going_on = NULL;
     int is_raw = 0, sent = 0;
     PySendResult step = PYGEN_ERROR;
 
@@ -119,8 +82,9 @@ call_listener(module_state *state, PyObject *session, PyObject *message, PyObjec
     if (step == PYGEN_NEXT)
         going_on = PyObject_CallMethod(session, "_loop", "O(OOO)", lent, coroutine, result, context);
     else {
-        if (step == PYGEN_RETURN && result != Py_None && can_send(state, write_buffer))
-            sent = send_result(state, write_buffer, result);
+        if (step == PYGEN_RETURN && result != Py_None && can_send(state, write_buffer) &&
+            (payload = small_payload(result)) != NULL)
+            sent = send_small(state, write_buffer, PyUnicode_CheckExact(result), payload);
         if (step == PYGEN_ERROR || sent < 0)
             failure = raised();
         else if ((sent || result == Py_None) && can_send(state, write_buffer) && PyList_GET_SIZE(nurseries) == 0) {
@@ -138,6 +102,7 @@ call_listener(module_state *state, PyObject *session, PyObject *message, PyObjec
     Py_DECREF(arguments);
     Py_XDECREF(coroutine);
     Py_XDECREF(result);
+    Py_XDECREF(payload);
     Py_XDECREF(failure);
     return going_on;
 }

@@ -1,41 +1,47 @@
-"""Sending a message of a burst in one call of C: the same as by the rest of `WebSocket.send`, or nothing."""
+"""Sending a message in one call of C: the same as by the rest of `WebSocket.send`, or nothing."""
 
 from __future__ import annotations
 
 import copy
 import random
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from trio._core import _run
 
 from tests.fuzz.extension import load
-from tests.support.burst_sends import (
+from tests.support.inspect import transport_of
+from tests.support.next_messages import watch_connection
+from tests.support.sends_at_once import (
     Connection,
     ReceiveBuffer,
     WriteBuffer,
     python_buffer_item,
-    python_send_in_burst,
+    python_send_at_once,
     random_connection,
     random_message,
     send_and_look,
 )
-from tests.support.next_messages import watch_connection
 from tests.support.serving import request, serving
 from tests.support.wire import frame
-from trio_ws import WebSocketMessage
+from trio_ws import ConnectionClosedError, WebSocketMessage, connect
 from trio_ws.protocol.frames import BINARY, CLOSE
 from trio_ws.protocol.masking import extension
 from trio_ws.websocket import connection as connection_module
 from trio_ws.websocket.write_buffer import python_buffer_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from trio_ws import WebSocket
+
+    Handler = Callable[[WebSocket], Awaitable[None]]
 
 needs_extension = pytest.mark.skipif(
     extension is None, reason="the extension was not built, or TRIO_WS_PURE is set"
@@ -54,18 +60,18 @@ def module() -> Any:
 
 
 @pytest.fixture(scope="module")
-def send_in_burst(module: Any) -> Any:
-    return module.send_in_burst
+def send_at_once(module: Any) -> Any:
+    return module.send_at_once
 
 
 @needs_extension
 @given(chance=st.randoms(use_true_random=False), cancelled=st.sampled_from((False, False, False, True)))
-def test_it_agrees_with_python(send_in_burst: Any, chance: random.Random, cancelled: bool) -> None:
+def test_it_agrees_with_python(send_at_once: Any, chance: random.Random, cancelled: bool) -> None:
     async def both() -> None:
         connection, message = random_connection(chance), random_message(chance)
         other = copy.deepcopy(connection)
-        in_c = await send_and_look(send_in_burst, connection, message, cancelled=cancelled)
-        in_python = await send_and_look(python_send_in_burst, other, message, cancelled=cancelled)
+        in_c = await send_and_look(send_at_once, connection, message, cancelled=cancelled)
+        in_python = await send_and_look(python_send_at_once, other, message, cancelled=cancelled)
         if in_c != in_python:
             # C compares kinds by identity, and leaves others to Python.
             assert type(message) is WebSocketMessage
@@ -76,7 +82,7 @@ def test_it_agrees_with_python(send_in_burst: Any, chance: random.Random, cancel
 
 
 @needs_extension
-async def test_incomplete_connections_are_left_to_python(send_in_burst: Any) -> None:
+async def test_incomplete_connections_are_left_to_python(send_at_once: Any) -> None:
     chance = random.Random(1)
     for number, names in enumerate((Connection.__slots__, ReceiveBuffer.__slots__, WriteBuffer.__slots__)):
         for name in (name for name in names if name != "__weakref__"):
@@ -88,18 +94,18 @@ async def test_incomplete_connections_are_left_to_python(send_in_burst: Any) -> 
                 else:
                     setattr(owner, name, value)
                 try:
-                    assert send_in_burst(connection, b"x") in (True, False)
+                    assert send_at_once(connection, b"x") in (True, False)
                 except TypeError as exc:
                     assert "len()" in str(exc)
     for wrong in (None, 5, connection_module.WebSocket):
-        assert send_in_burst(wrong, b"x") is False
+        assert send_at_once(wrong, b"x") is False
     for arguments in ((), (Connection(),), (Connection(), b"", 1)):
         with pytest.raises(TypeError):
-            send_in_burst(*arguments)
+            send_at_once(*arguments)
 
 
 @needs_extension
-async def test_nothing_is_kept(send_in_burst: Any) -> None:
+async def test_nothing_is_kept(send_at_once: Any) -> None:
     connection = random_connection(random.Random(3))
     write_buffer = connection._write_buffer
     write_buffer.flush_scheduled, write_buffer._parts = True, [b"x"]
@@ -108,8 +114,8 @@ async def test_nothing_is_kept(send_in_burst: Any) -> None:
     write_buffer.size, write_buffer.fast_send_limit = 1, 1 << 20
     payload = bytes(300)
     before = sys.getrefcount(payload)
-    assert send_in_burst(connection, payload)
-    assert send_in_burst(connection, WebSocketMessage("binary", payload))
+    assert send_at_once(connection, payload)
+    assert send_at_once(connection, WebSocketMessage("binary", payload))
     assert sys.getrefcount(payload) == before
     lists = write_buffer._parts[1:], [bytes(9)]
     counts, once = ([sys.getrefcount(part) for part in parts] for parts in lists)
@@ -208,9 +214,9 @@ MESSAGES: list[Any] = [
 @pytest.mark.parametrize("in_c", [pytest.param(True, marks=needs_extension), False])
 async def test_a_burst_is_answered_alike(in_c: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not in_c:
-        monkeypatch.setattr(connection_module, "_send_in_burst", None)
+        monkeypatch.setattr(connection_module, "_send_at_once", None)
     else:
-        assert connection_module._send_in_burst is not None
+        assert connection_module._send_at_once is not None
 
     async def handler(ws: WebSocket) -> None:
         async for message in ws:
@@ -237,3 +243,112 @@ async def test_a_burst_is_answered_alike(in_c: bool, monkeypatch: pytest.MonkeyP
         + b"\x81\x00"
     )
     assert reply.endswith(b"\r\n\r\n" + one_round * 50 + b"\x88\x02\x03\xe8")
+
+
+async def answers(handler: Handler, questions: int = len(MESSAGES)) -> list[bytes]:
+    """What a server sends after each of these messages of its client, which waits for each answer."""
+    seen: list[bytes] = []
+    async with serving(handler) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            await stream.send_all(request())
+            assert b"\r\n\r\n" in await stream.receive_some()
+            for number in range(questions):
+                await stream.send_all(frame(BINARY, b"%d" % number))
+                seen.append(await stream.receive_some())
+    return seen
+
+
+async def answer(ws: WebSocket) -> None:
+    async for message in ws:
+        await ws.send(MESSAGES[int(message.payload)])
+
+
+@needs_extension
+@pytest.mark.skipif(sys.platform != "linux", reason="C sends only on Linux")
+async def test_a_message_is_sent_alone_as_by_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_c = await answers(answer)
+    sent: list[bool] = []
+
+    def look(connection: WebSocket, message: object) -> bool:
+        sent.append(extension.send_at_once(connection, message))  # type: ignore[union-attr]
+        return sent[-1]
+
+    monkeypatch.setattr(connection_module, "_send_at_once", look)
+    assert await answers(answer) == in_c
+    assert sent == [type(message) is not bytearray for message in MESSAGES]
+    monkeypatch.setattr(connection_module, "_send_at_once", None)
+    assert await answers(answer) == in_c
+
+
+@needs_extension
+async def test_a_cancelled_task_sends_nothing_alone() -> None:
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ws.send(b"cancelled")
+        assert scope.cancelled_caught
+        await answer(ws)
+
+    assert await answers(handler, 1) == [b"\x82\x011"]
+
+
+@needs_extension
+async def test_messages_that_are_sent_alone_let_other_tasks_run() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.recv()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            before = turns
+            for _ in range(320):
+                await ws.send(b"")
+            # One system call each, and 32 of these are a turn.
+            assert 8 <= turns - before <= 12
+            nursery.cancel_scope.cancel()
+
+    assert (await answers(handler, 1))[0].startswith(b"\x82\x00")
+
+
+@needs_extension
+async def test_a_full_socket_takes_the_rest_later() -> None:
+    message = bytes(range(256)) * 187  # less than what is large
+
+    async def handler(ws: WebSocket) -> None:
+        for _ in range(300):
+            await ws.send(message)
+
+    async with serving(handler) as server, connect(f"ws://127.0.0.1:{server.port}") as ws:
+        await trio.testing.wait_all_tasks_blocked()
+        assert [received.payload async for received in ws] == [message] * 300
+
+
+@needs_extension
+async def test_a_broken_socket_ends_the_connection() -> None:
+    failures: list[ConnectionClosedError] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        transport_of(ws)._sock.shutdown(socket.SHUT_WR)
+        for _ in range(2):
+            with pytest.raises(ConnectionClosedError) as caught:
+                await ws.send(b"lost")
+            failures.append(caught.value)
+        assert ws.closed
+
+    async with serving(handler) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            await stream.send_all(request())
+            while await stream.receive_some():
+                pass
+    assert [failure.code for failure in failures] == [1006, 1006]
+    assert isinstance(failures[0].__cause__, BrokenPipeError)

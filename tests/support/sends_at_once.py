@@ -1,4 +1,4 @@
-"""A connection that is only what `send_in_burst` uses, in any state, and the same function in Python."""
+"""A connection that is only what `send_at_once` uses in a burst, in any state, and the same in Python."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    SendInBurst = Callable[[Any, Any], bool]
+    SendAtOnce = Callable[[Any, Any], bool]
 
 __all__ = [
     "Connection",
     "ReceiveBuffer",
     "WriteBuffer",
     "python_buffer_item",
-    "python_send_in_burst",
+    "python_send_at_once",
     "random_connection",
     "random_message",
     "send_and_look",
@@ -76,7 +76,7 @@ class Connection:
     _write_buffer: Any
 
 
-def python_send_in_burst(connection: Connection, value: Any) -> bool:
+def python_send_at_once(connection: Connection, value: Any) -> bool:
     """The fast path of `WebSocket.send`, where it has nothing else to do."""
     write_buffer = connection._write_buffer
     if type(value) is WebSocketMessage:
@@ -159,9 +159,7 @@ def random_message(chance: random.Random) -> Any:
     )
 
 
-async def send_and_look(
-    function: SendInBurst, connection: Any, message: Any, *, cancelled: bool
-) -> list[Any]:
+async def send_and_look(function: SendAtOnce, connection: Any, message: Any, *, cancelled: bool) -> list[Any]:
     """Call ``function`` in a task; return all that can be seen of it."""
     task = trio.lowlevel.current_task()
     points = task._cancel_points
