@@ -14,6 +14,7 @@ import random
 import socket
 import sys
 import types
+import warnings
 from collections import deque
 from contextlib import suppress
 from importlib.machinery import ExtensionFileLoader
@@ -43,6 +44,7 @@ from tests.support.sends_at_once import (
 from tests.support.single_messages import FAILURES as READ_FAILURES
 from tests.support.single_messages import Round, spoil_something
 from tests.support.single_messages import random_states as random_reads
+from tests.support.started_calls import StartedCall, watch_calls
 from tests.support.waits import STEPS, drive, never_aborted
 from trio_ws import WebSocket
 from trio_ws.app.listener import ListenerSession, MessageListener
@@ -342,6 +344,27 @@ def check_single_messages(module: ModuleType, chance: random.Random) -> None:
     spoilt.close()
 
 
+def check_start_call(module: ModuleType, payload: bytes, chance: random.Random) -> None:
+    """Start a call in the ordinary state, and in a state that cannot occur."""
+    started = StartedCall()
+    plain = module.plain_call(payload)
+    step = module.start_call(started.session, payload, started.worker)
+    if plain is None or plain[0] not in started.session.incoming._methods:
+        assert step is None
+        assert started.session.reader_driven
+    elif step is True:
+        assert started.session.reader_driven
+        assert plain[2].encode() in started.peer.recv(1 << 20)
+    else:
+        assert not started.session.reader_driven
+        assert type(step) is tuple
+    started.spoil(chance)
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an async method may have become a plain one
+        module.start_call(started.session, payload, started.worker)
+    started.close()
+
+
 def run(path: str, count: int) -> int:
     """Check ``count`` inputs; return how many were plain calls."""
     module = load(path)
@@ -372,6 +395,15 @@ def run(path: str, count: int) -> int:
         watch_readers(module)
         for _ in range(count // 20):
             check_single_messages(module, chance)
+        watch_calls(module)
+        calls = [
+            CODEC.request("17", name, arguments)
+            for name in (*StartedCall().session.incoming._methods, "none")
+            for arguments in ([], [1, 2], [1.5], [None], ["bad"], ["many", *range(9)], ["long"], [b"x" * 300])
+        ]
+        for _ in range(count // 20):
+            payload = chance.choice(calls)
+            check_start_call(module, change(payload, chance) if chance.random() < 0.3 else payload, chance)
     for _ in range(count // 10):
         check_first_step(module, chance.randbytes(chance.randrange(50)), chance.randrange(3))
     return sum(check(module, change(chance.choice(seeds), chance), chance.choice(keys)) for _ in range(count))

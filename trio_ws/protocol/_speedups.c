@@ -1,10 +1,10 @@
 /* Optional C implementations: masking (RFC 6455 section 5.3), reading and writing of the common frame, also from and
-   to a socket, the size of decoded msgpack, the packets of plain calls, the first step of a coroutine, the messages
-   of bursts, many write buffers at once, and a round of the shared reader. masking.py, _accel.py, decoded_size.py,
-   inline_call.py, write_buffer.py and single_messages.py have the same functions in Python, and use these if they could
-   be built; packets.py reads and writes all packets,
-   websocket/_checkpoint.py checks for a cancellation, and WebSocket in websocket/connection.py receives and sends all
-   messages.
+   to a socket, the size of decoded msgpack, the packets of plain calls and the calls themselves, the first step of a
+   coroutine, the messages of bursts, many write buffers at once, and a round of the shared reader. masking.py,
+   _accel.py, decoded_size.py, inline_call.py, write_buffer.py and single_messages.py have the same functions in Python,
+   and use these if they could be built; packets.py reads and writes all packets, rpc/session.py and rpc/incoming.py
+   handle all calls, websocket/_checkpoint.py checks for a cancellation, and WebSocket in websocket/connection.py receives
+   and sends all messages.
 
    Invariants:
 
@@ -26,6 +26,7 @@
 #include "speedups/tasks.h"
 #include "speedups/buffers.h"
 #include "speedups/messages.h"
+#include "speedups/calls.h"
 #include "speedups/turns.h"
 
 static PyMethodDef methods[] = {
@@ -58,6 +59,8 @@ static PyMethodDef methods[] = {
     {"watch_listener", (PyCFunction)(void (*)(void))watch_listener, METH_FASTCALL, watch_listener_doc},
     {"handle_single_messages", (PyCFunction)(void (*)(void))handle_single_messages, METH_FASTCALL,
      handle_single_messages_doc},
+    {"watch_calls", (PyCFunction)(void (*)(void))watch_calls, METH_FASTCALL, watch_calls_doc},
+    {"start_call", (PyCFunction)(void (*)(void))start_call, METH_FASTCALL, start_call_doc},
     {"flush_row", (PyCFunction)(void (*)(void))flush_row, METH_FASTCALL, flush_row_doc},
 #endif
     {NULL, NULL, 0, NULL},
@@ -65,7 +68,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 15
+#define INTERFACE 16
 
 static int
 module_exec(PyObject *module)
@@ -120,6 +123,8 @@ module_clear(PyObject *module)
         Py_CLEAR(state->break_off);
         Py_CLEAR(state->append_frame);
         Py_CLEAR(state->drain_soon);
+        for (int i = 0; i < CALL_PLACES; i++)
+            Py_CLEAR(state->call_places[i].type);
         Py_CLEAR(state->no_parts);
         Py_CLEAR(state->flush);
         Py_CLEAR(state->context);
@@ -179,6 +184,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
             Py_VISIT(state->buffer_places[i].type);
         for (int i = 0; i < TURN_PLACES; i++)
             Py_VISIT(state->turn_places[i].type);
+        for (int i = 0; i < CALL_PLACES; i++)
+            Py_VISIT(state->call_places[i].type);
         Py_VISIT(state->no_parts);
     }
     return 0;

@@ -34,7 +34,15 @@ from trio_ws.logs import shown
 from trio_ws.predicates import check
 from trio_ws.rpc.deferred import DeferredRequests, deadline_passed
 from trio_ws.rpc.errors import answer_error
-from trio_ws.rpc.inline_call import IncomingCall, SuspendedCall, first_step, resume_coroutine
+from trio_ws.rpc.inline_call import (
+    ANSWERED,
+    FAILED,
+    WAITS,
+    IncomingCall,
+    SuspendedCall,
+    first_step,
+    resume_coroutine,
+)
 from trio_ws.rpc.methods import ASYNC, PLAIN, STREAM
 from trio_ws.rpc.streams import ItemStream, produce
 from trio_ws.wall import ends_program, is_cancelled, judged, only_cancelled
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from trio_ws._types import JSONObject, Value
+    from trio_ws.rpc.inline_call import CallStep
     from trio_ws.rpc.methods import Method
     from trio_ws.rpc.outgoing import OutgoingCalls
     from trio_ws.rpc.rate_limit import Limiter, RateLimit
@@ -316,6 +325,33 @@ class IncomingCalls:
             self._transport.reply_result(call_id, result)
         except BaseException as exc:  # noqa: BLE001 - judged there
             self._answer_failure(Request(name, args, {}, call_id), exc, stream=False)
+        return None
+
+    def finish_plain_call(self, message: str | bytes, step: CallStep) -> SuspendedCall | None:
+        """Do the rest of `start_plain_call` for a call that the extension has started.
+
+        Args:
+            message: the request.
+            step: what was done.
+        """
+        done, value, context, coroutine = step
+        if done == ANSWERED:
+            return None
+        assert self._transport.plain_calls is not None
+        found = self._transport.plain_calls.read(message)
+        assert found is not None
+        name, args, call_id = found
+        assert name is not None
+        request = Request(name, args, {}, call_id)
+        if done == WAITS:
+            assert coroutine is not None
+            return SuspendedCall(IncomingCall(request, context, answers=True), coroutine, value)
+        try:
+            if done == FAILED:
+                raise value
+            self._transport.reply_result(call_id, value)
+        except BaseException as exc:  # noqa: BLE001 - judged there
+            self._answer_failure(request, exc, stream=False)
         return None
 
     def run_first_step(

@@ -53,7 +53,7 @@ notices (see `trio_ws.wall.is_innermost` and `trio_ws.wall.close_nurseries`), an
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from trio_ws.protocol.masking import extension
 from trio_ws.rpc.streams import LIMITLESS, StreamSender
@@ -68,7 +68,24 @@ if TYPE_CHECKING:
     from trio_ws.rpc.task_pool import PooledTask
     from trio_ws.websocket._notify import Notification
 
-__all__ = ["IncomingCall", "SuspendedCall", "first_step", "python_first_step", "resume_coroutine"]
+__all__ = [
+    "ANSWERED",
+    "FAILED",
+    "RETURNED",
+    "WAITS",
+    "CallStep",
+    "IncomingCall",
+    "SuspendedCall",
+    "first_step",
+    "python_first_step",
+    "resume_coroutine",
+]
+
+#: What `start_call` of the extension has done with a call: all of it; or the method has returned the value,
+#: or waits after it has yielded the value, or has failed with that exception. As in calls.h.
+ANSWERED, RETURNED, WAITS, FAILED = range(4)
+#: One of these, the value, the context of the call, and its coroutine if it has one.
+CallStep: TypeAlias = "tuple[int, Value, contextvars.Context, Coroutine[object, object, Value] | None]"
 
 
 class IncomingCall(StreamSender):

@@ -57,6 +57,17 @@ enum { WRITE_BUFFER, RECEIVE_BUFFER, READER, CLOSING, SENDS, MESSAGES, HALF_TAKE
 enum { OBSERVER, INPUT, BYPASS, MASKED, SINCE_CHECK,
        DRIVEN, LISTENER, CLIENT, OUTPUT, CONTEXT, ARGUMENTS, RAW, ASYNC, FUNCTION, TURN_PLACES };
 
+/* Those that start_call needs, of an RPCSession, a PacketTransport, an IncomingCalls, an OutgoingCalls, a Method and a
+   ReceiveBuffer. */
+enum { SESSION_DRIVEN, SESSION_UNDECIDED, SESSION_TRANSPORT, SESSION_INCOMING, SESSION_OUTGOING,
+       TRANSPORT_OVER, TRANSPORT_MEASURED, TRANSPORT_MEASURED_FROM, TRANSPORT_HIGH_WATER, TRANSPORT_BATCH,
+       TRANSPORT_WRITTEN, TRANSPORT_READ, TRANSPORT_READER, TRANSPORT_CLOSING, TRANSPORT_PLAIN,
+       INCOMING_WAITING, INCOMING_ACTIVE, INCOMING_MAX, INCOMING_METHODS, INCOMING_LIMIT, INCOMING_CLOSING,
+       INCOMING_RUNNING, INCOMING_CONNECTION, INCOMING_POOL,
+       OUTGOING_BURST,
+       METHOD_PLAIN, METHOD_KIND, METHOD_FUNCTION, METHOD_TYPES,
+       READ_HELD, READ_MAX_HELD, READ_RECEIVED, CALL_PLACES };
+
 /* The state of the module, one for each interpreter. */
 typedef struct {
     PyObject *append, *task, *popleft, *value, *text, *binary, *buffer; /* texts */
@@ -71,6 +82,7 @@ typedef struct {
     PyObject *no_parts, *flush; /* the list, "flush" */
     slot turn_places[TURN_PLACES]; /* from watch_reader and watch_listener */
     PyObject *message_received, *reader_driven, *abort, *break_off, *append_frame, *drain_soon; /* texts */
+    slot call_places[CALL_PLACES]; /* from watch_calls */
     /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
     PyObject *context;
     slot slots[SLOTS];

@@ -567,24 +567,29 @@ request_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return packet_frame(args[0], PyBytes_GET_SIZE(args[8]) ? args[8] : NULL, parts, 7);
 }
 
+/* Whether the values of a list have exactly these types. */
+static int
+fit_types(PyObject *values, PyObject *types)
+{
+    Py_ssize_t size = PyList_GET_SIZE(values);
+    int equal = size == PyTuple_GET_SIZE(types);
+
+    for (Py_ssize_t i = 0; equal && i < size; i++)
+        equal = (PyObject *)Py_TYPE(PyList_GET_ITEM(values, i)) == PyTuple_GET_ITEM(types, i);
+    return equal;
+}
+
 PyDoc_STRVAR(have_types_doc, "have_types($module, values, types, /)\n--\n\n"
                              "See python_have_types in rpc/methods.py.");
 
 static PyObject *
 have_types(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    Py_ssize_t size;
-    int equal;
-
     if (count != 2) {
         PyErr_SetString(PyExc_TypeError, "have_types() takes two arguments");
         return NULL;
     }
     if (!PyList_Check(args[0]) || !PyTuple_Check(args[1]))
         Py_RETURN_FALSE;
-    size = PyList_GET_SIZE(args[0]);
-    equal = size == PyTuple_GET_SIZE(args[1]);
-    for (Py_ssize_t i = 0; equal && i < size; i++)
-        equal = (PyObject *)Py_TYPE(PyList_GET_ITEM(args[0], i)) == PyTuple_GET_ITEM(args[1], i);
-    return PyBool_FromLong(equal);
+    return PyBool_FromLong(fit_types(args[0], args[1]));
 }

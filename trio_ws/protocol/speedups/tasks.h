@@ -294,25 +294,37 @@ static PyType_Spec task_wait_spec = {
     .slots = task_wait_slots,
 };
 
+/* Run a coroutine in a context until it ends or first waits. Return which, with what it has returned or yielded in *value,
+   or NULL there with an exception. */
+static PySendResult
+step_in(PyObject *context, PyObject *coroutine, PyObject **value)
+{
+    PySendResult step;
+
+    *value = NULL;
+    if (PyContext_Enter(context) < 0)
+        return PYGEN_ERROR;
+    /* No StopIteration is made, which would cost as much as all the rest. */
+    step = PyIter_Send(coroutine, Py_None, value);
+    if (PyContext_Exit(context) < 0)
+        Py_CLEAR(*value);
+    return step;
+}
+
 PyDoc_STRVAR(first_step_doc, "first_step($module, context, coroutine, /)\n--\n\n"
                              "See rpc/inline_call.py.");
 
 static PyObject *
 first_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    PyObject *value = NULL, *step;
+    PyObject *value, *step;
     int ended;
 
     if (count != 2 || !PyContext_CheckExact(args[0])) {
         PyErr_SetString(PyExc_TypeError, "first_step() takes a context and a coroutine");
         return NULL;
     }
-    if (PyContext_Enter(args[0]) < 0)
-        return NULL;
-    /* No StopIteration is made, which would cost as much as all the rest. */
-    ended = PyIter_Send(args[1], Py_None, &value) == PYGEN_RETURN;
-    if (PyContext_Exit(args[0]) < 0)
-        Py_CLEAR(value);
+    ended = step_in(args[0], args[1], &value) == PYGEN_RETURN;
     step = value == NULL ? NULL : PyTuple_Pack(2, ended ? Py_True : Py_False, value);
     Py_XDECREF(value);
     return step;

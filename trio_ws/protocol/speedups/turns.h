@@ -1,5 +1,6 @@
-/* Single messages of many connections: receiving them, calling message listeners, and sending what these return. As
-   websocket/single_messages.py, and as ListenerSession.message_received in app/listener.py. */
+/* Single messages of many connections: receiving them, calling message listeners and methods, and sending what these
+   return. As websocket/single_messages.py, and as message_received of ListenerSession in app/listener.py and of
+   RPCSession in rpc/session.py. */
 
 #ifdef HAS_SOCKETS
 
@@ -124,17 +125,35 @@ receive_from(module_state *state, PyObject *connection, PyObject *descriptor, in
     return failed ? NULL : Py_NewRef(Py_None);
 }
 
+/* RPCSession.message_received. */
+static PyObject *
+call_rpc_method(module_state *state, PyObject *session, PyObject *message, PyObject *lent, PyObject *nurseries)
+{
+    PyObject *step = start_in(state, session, message, lent, nurseries), *going_on;
+
+    if (step == NULL)
+        return NULL;
+    going_on = step == Py_True ? Py_NewRef(Py_None)
+                               : PyObject_CallMethod(session, "go_on", "OOO", step, message, lent);
+    Py_DECREF(step);
+    return going_on;
+}
+
 /* Let an observer handle a message, if it wants to. Return what it returns, NULL with an exception, or Py_NotImplemented
    if it does not. */
 static PyObject *
 tell_observer(module_state *state, PyObject *observer, PyObject *message, PyObject *lent, PyObject *nurseries)
 {
     PyObject *driven = Py_XNewRef(value_in(&state->turn_places[DRIVEN], observer));
-    int is_listener = driven != NULL, wants;
+    int is_listener = driven != NULL, is_rpc = 0, wants;
 
     if (observer == NULL || observer == Py_None)
         return Py_NewRef(Py_NotImplemented);
-    if (!is_listener && (driven = PyObject_GetAttr(observer, state->reader_driven)) == NULL)
+    if (!is_listener) {
+        driven = Py_XNewRef(value_in(&state->call_places[SESSION_DRIVEN], observer));
+        is_rpc = driven != NULL;
+    }
+    if (driven == NULL && (driven = PyObject_GetAttr(observer, state->reader_driven)) == NULL)
         return NULL;
     wants = PyObject_IsTrue(driven);
     Py_DECREF(driven);
@@ -142,6 +161,8 @@ tell_observer(module_state *state, PyObject *observer, PyObject *message, PyObje
         return wants < 0 ? NULL : Py_NewRef(Py_NotImplemented);
     if (is_listener)
         return call_listener(state, observer, message, lent, nurseries);
+    if (is_rpc)
+        return call_rpc_method(state, observer, message, lent, nurseries);
     return PyObject_CallMethodObjArgs(observer, state->message_received, message, lent, NULL);
 }
 
