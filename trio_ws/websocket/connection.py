@@ -387,7 +387,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             item = messages.popleft()
             return WebSocketMessage("text" if type(item) is str else "binary", item)
         reader, closing = self._reader, self._closing
+        if closing.state == CONNECTING:  # here, because it would leave a connection in nested coroutines
+            await self.accept()
+            messages = buffer.messages
         by = reader.by
+        waited = False
         if messages:
             await checkpoint_if_cancelled()
         elif (
@@ -401,11 +405,12 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             await (reader.input_arrived.wait() if by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0
             by = reader.by
+            waited = True
         messages = buffer.messages
         if messages and not buffer.parts_open and by is not FULL_EPOLL and by is not FULL_TASK:
             item = messages.popleft()
         else:
-            next_item = await self._next_message()
+            next_item = await self._next_message(waited=waited)
             if next_item is None:
                 return None
             item = next_item
@@ -425,7 +430,11 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             item = messages.popleft()
             return WebSocketMessage("text" if type(item) is str else "binary", item)
         reader, closing = self._reader, self._closing
+        if closing.state == CONNECTING:
+            await self.accept()
+            messages = buffer.messages
         by = reader.by
+        waited = False
         if messages:
             await checkpoint_if_cancelled()
         elif (
@@ -439,11 +448,12 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             await (reader.input_arrived.wait() if by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0
             by = reader.by
+            waited = True
         messages = buffer.messages
         if messages and not buffer.parts_open and by is not FULL_EPOLL and by is not FULL_TASK:
             item = messages.popleft()
         else:
-            next_item = await self._next_message()
+            next_item = await self._next_message(waited=waited)
             if next_item is None:
                 raise StopAsyncIteration
             item = next_item
@@ -511,24 +521,27 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             self._receive_buffer.ask_for_fragments()
         return MessageStream(self._receive_buffer, self._closing, self._wait_for_more, fragments=fragments)
 
-    async def _next_message(self) -> str | bytes | None:
-        """Wait for the next message and return its payload; None after a clean end."""
+    async def _next_message(self, *, waited: bool = False) -> str | bytes | None:
+        """Wait for the next message and return its payload; None after a clean end.
+
+        Args:
+            waited: whether the caller has waited already, so that no checkpoint is needed.
+        """
         buffer = self._receive_buffer
         if buffer.parts_open:
             raise MessageError("a message is half received; finish it by iterating over recv_streaming()")
         if buffer.messages:
             await checkpoint_if_cancelled()
-        elif not await self._wait_for_message():
+        elif not await self._wait_for_message(waited=waited):
             return None
         item = buffer.messages.popleft()
         if not buffer.messages and self._reader.stopped:
             self._reader.emptied()
         return item
 
-    async def _wait_for_message(self) -> bool:
-        """Wait for a message, since none is here; return False after a clean end."""
+    async def _wait_for_message(self, *, waited: bool = False) -> bool:
+        """Wait for a message, since none is here; return False after a clean end. See `_next_message`."""
         buffer, reader, closing = self._receive_buffer, self._reader, self._closing
-        waited = False
         while not buffer.messages:
             if self._write_buffer.flush_scheduled:
                 self._write_buffer.flush()

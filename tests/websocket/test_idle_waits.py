@@ -1,13 +1,14 @@
-"""Control frames for which no task waits wake none, and leave no memory behind.
+"""A task that waits for a message does so in few coroutines, whatever came before.
 
-A task that is woken for nothing waits again in other, nested coroutines. These took 1.2 KiB of each idle
-connection after the first ping of keepalive.
+Control frames for which no task waits wake none: a task that is woken for nothing waits again in nested
+coroutines. These took 1.2 KiB of each idle connection after the first ping of keepalive, and almost as much
+until the first message.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -23,6 +24,8 @@ from trio_ws.websocket import epoll_reader
 from trio_ws.websocket.internals import parts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from trio_ws import WebSocket
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no epoll")
@@ -94,6 +97,56 @@ async def test_a_task_that_waits_for_a_message_sleeps_through_control_frames(
         assert await peer.receive_until_close() == (1000, "")
         await peer.aclose()
     assert len(latencies) == 2
+
+
+def nested(coroutine: Any) -> list[str]:
+    """Return the names of the coroutines in which a task waits."""
+    names = []
+    while hasattr(coroutine, "cr_await"):
+        # One of the extension has no name.
+        names.append(getattr(coroutine, "__qualname__", type(coroutine).__name__).rpartition(".")[2])
+        coroutine = coroutine.cr_await
+    return names
+
+
+async def in_a_loop(ws: WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def by_recv(ws: WebSocket) -> None:
+    while (message := await ws.recv()) is not None:
+        await ws.send(message)
+
+
+@pytest.mark.parametrize("handler", [in_a_loop, by_recv])
+@pytest.mark.parametrize("accepts", [False, True])
+async def test_it_waits_in_no_more_coroutines_before_the_first_message_than_after(
+    handler: Callable[[WebSocket], Awaitable[None]], accepts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0)
+    tasks: list[trio.lowlevel.Task] = []
+
+    async def serve(ws: WebSocket) -> None:
+        tasks.append(trio.lowlevel.current_task())
+        if accepts:
+            await ws.accept()
+        await handler(ws)
+
+    async with serving(serve, options=Options(ping_interval=None)) as server:
+        peer = await RawPeer.connect(await trio.open_tcp_stream("127.0.0.1", server.port))
+        await until(lambda: server.connections)
+        await wait_all_tasks_blocked()
+        (task,) = tasks
+        before = nested(task.coro)
+        assert handler.__name__ in before
+        assert "_next_message" not in before
+        await peer.send_raw(masked_frame(FIN | TEXT, b"a"))
+        assert await peer.receive_frame() is not None
+        await wait_all_tasks_blocked()
+        assert len(nested(task.coro)) <= len(before)
+        await peer.send_close()
+        await peer.aclose()
 
 
 async def test_a_close_behind_a_ping_wakes_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
