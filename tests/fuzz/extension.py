@@ -33,6 +33,7 @@ from tests.support.flushed_buffers import (
     random_steps,
     spoil,
 )
+from tests.support.keeping import keep_in_both
 from tests.support.next_messages import next_by_python, run_script, spoil_connections
 from tests.support.sends_at_once import (
     python_buffer_item,
@@ -60,6 +61,7 @@ from trio_ws.websocket._wait import ReusableOutcome
 from trio_ws.websocket.closing import ClosingHandshake
 from trio_ws.websocket.message import WebSocketMessage
 from trio_ws.websocket.readers import Reader
+from trio_ws.websocket.receive_buffer import NO_MESSAGES
 from trio_ws.websocket.receive_buffer import ReceiveBuffer as ReceiveBufferOfReaders
 from trio_ws.websocket.single_messages import python_handle_single_messages
 from trio_ws.websocket.transport import SocketTransport
@@ -325,7 +327,7 @@ def check_flushes(module: ModuleType, chance: random.Random) -> None:
 def watch_readers(module: ModuleType) -> None:
     """Tell the extension about all classes that `handle_single_messages` needs."""
     written = (WriteBuffer, WebSocketMessage, Reader, ClosingHandshake, Notification)
-    next_messages.watch_connection(module, (WebSocket, ReceiveBufferOfReaders, *written))
+    next_messages.watch_connection(module, (WebSocket, ReceiveBufferOfReaders, *written), NO_MESSAGES)
     module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
     module.watch_reader(Reader, ReceiveBufferOfReaders)
     module.watch_listener(ListenerSession, MessageListener)
@@ -393,6 +395,8 @@ def run(path: str, count: int) -> int:
         for _ in range(count // 200):
             check_sent_frames(module, chance)
         watch_readers(module)
+        for _ in range(count // 100):
+            trio.run(keep_in_both, module, chance)
         for _ in range(count // 20):
             check_single_messages(module, chance)
         watch_calls(module)

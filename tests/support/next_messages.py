@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from outcome import Error, Value
 
-from tests.support.sends_at_once import Connection, ReceiveBuffer, WriteBuffer
+from tests.support.sends_at_once import Connection, ReceiveBuffer, WriteBuffer, idle_buffer
 from trio_ws.websocket._checkpoint import passed_checkpoint
 from trio_ws.websocket._notify import WAKE, Notification
 from trio_ws.websocket.closing import CLOSING, OPEN
@@ -46,10 +46,11 @@ STEPS = (
 
 
 class Reader:
-    __slots__ = ("_input_arrived", "by")
+    __slots__ = ("_input_arrived", "by", "receive_buffer")
 
     _input_arrived: Notification | None
     by: Any
+    receive_buffer: Any
 
     @property
     def input_arrived(self) -> Notification:
@@ -69,16 +70,21 @@ CLASSES: tuple[type, ...] = (
 )
 
 
-def watch_connection(module: ModuleType, classes: tuple[type, ...] = CLASSES) -> None:
+_NO_MESSAGES: deque[Any] = deque()
+
+
+def watch_connection(
+    module: ModuleType, classes: tuple[type, ...] = CLASSES, no_messages: deque[Any] = _NO_MESSAGES
+) -> None:
     """Let the extension know these classes."""
-    module.watch_connection(classes, deque, OPEN, EPOLL)
+    module.watch_connection(classes, no_messages, OPEN, EPOLL, trio.lowlevel.reschedule, WAKE)
 
 
 def idle_connection(*messages: str | bytes) -> Connection:
     """A connection that is open and read by the shared reader."""
     connection = Connection()
     connection._sends_since_yield = 5
-    connection._receive_buffer = ReceiveBuffer()
+    connection._receive_buffer = idle_buffer()
     connection._receive_buffer.messages = deque(messages)
     connection._receive_buffer.parts_open = False
     connection._write_buffer = WriteBuffer()
@@ -86,6 +92,7 @@ def idle_connection(*messages: str | bytes) -> Connection:
     connection._reader = Reader()
     connection._reader.by = EPOLL
     connection._reader._input_arrived = None
+    connection._reader.receive_buffer = None
     connection._closing = Closing()
     connection._closing.state = OPEN
     connection._closing.deferred = None

@@ -24,6 +24,7 @@ __all__ = [
     "Connection",
     "ReceiveBuffer",
     "WriteBuffer",
+    "idle_buffer",
     "python_buffer_item",
     "python_send_at_once",
     "random_connection",
@@ -33,7 +34,18 @@ __all__ = [
 
 
 class ReceiveBuffer:
-    __slots__ = ("messages", "parts_open")
+    __slots__ = (
+        "_closed_by_peer",
+        "_longest_bypass",
+        "bypass_limit",
+        "discarding",
+        "frames",
+        "messages",
+        "parts_open",
+        "pending_input",
+        "received",
+        "single",
+    )
 
     messages: Any
     parts_open: Any
@@ -126,6 +138,14 @@ def python_buffer_item(
     return len(payload)
 
 
+def idle_buffer() -> ReceiveBuffer:
+    """A receive buffer of which nothing is used."""
+    buffer = ReceiveBuffer()
+    for name in ReceiveBuffer.__slots__:
+        setattr(buffer, name, None)
+    return buffer
+
+
 def random_connection(chance: random.Random) -> Connection:
     """A connection in a state that can occur; mostly one in which a message is sent in a burst."""
 
@@ -134,7 +154,7 @@ def random_connection(chance: random.Random) -> Connection:
 
     connection = Connection()
     connection._sends_since_yield = seldom(_SENDS_IN_A_ROW, chance.randrange(_SENDS_IN_A_ROW))
-    connection._receive_buffer = ReceiveBuffer()
+    connection._receive_buffer = idle_buffer()
     connection._receive_buffer.messages = deque([b"1"] * seldom(0, chance.randrange(1, 3)))
     connection._receive_buffer.parts_open = False
     connection._reader = connection._closing = None

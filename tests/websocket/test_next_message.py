@@ -35,6 +35,7 @@ from tests.support.waits import never_aborted
 from trio_ws import WebSocket, WebSocketMessage, connect
 from trio_ws.protocol.masking import extension
 from trio_ws.websocket import epoll_reader
+from trio_ws.websocket._notify import WAKE
 from trio_ws.websocket._wait import ReusableOutcome
 from trio_ws.websocket.closing import OPEN
 from trio_ws.websocket.readers import EPOLL, FULL_EPOLL
@@ -239,7 +240,7 @@ async def test_other_arguments_are_refused_as_by_python() -> None:
             method(*arguments)
     with pytest.raises(AttributeError, match="_receive_buffer"):
         await method(5)
-    values = deque, OPEN, EPOLL
+    values: tuple[Any, ...] = deque(), OPEN, EPOLL, trio.lowlevel.reschedule, WAKE
     for number in range(len(CLASSES)):
         classes = (*CLASSES[:number], int, *CLASSES[number + 1 :])
         with pytest.raises(TypeError, match="slots"):

@@ -32,6 +32,8 @@
 static PyMethodDef methods[] = {
     {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
     {"watch_connection", (PyCFunction)(void (*)(void))watch_connection, METH_FASTCALL, watch_connection_doc},
+    {"release", release, METH_O, release_doc},
+    {"keep_message", (PyCFunction)(void (*)(void))keep_message, METH_FASTCALL, keep_message_doc},
     {"send_at_once", (PyCFunction)(void (*)(void))send_at_once, METH_FASTCALL, send_at_once_doc},
     {"have_types", (PyCFunction)(void (*)(void))have_types, METH_FASTCALL, have_types_doc},
     {"buffer_frame", (PyCFunction)(void (*)(void))buffer_frame, METH_FASTCALL, buffer_frame_doc},
@@ -68,7 +70,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 16
+#define INTERFACE 17
 
 static int
 module_exec(PyObject *module)
@@ -81,6 +83,8 @@ module_exec(PyObject *module)
     state->task = PyUnicode_InternFromString("task");
     state->popleft = PyUnicode_InternFromString("popleft");
     state->release = PyUnicode_InternFromString("release");
+    state->keep = PyUnicode_InternFromString("keep");
+    state->notify_input = PyUnicode_InternFromString("notify_input");
     state->input_arrived = PyUnicode_InternFromString("input_arrived");
     state->leave_first = PyUnicode_InternFromString("_leave_first");
     state->value = PyUnicode_InternFromString("value");
@@ -139,6 +143,11 @@ module_clear(PyObject *module)
         Py_CLEAR(state->append);
         Py_CLEAR(state->task);
         Py_CLEAR(state->release);
+        Py_CLEAR(state->keep);
+        Py_CLEAR(state->notify_input);
+        Py_CLEAR(state->no_messages);
+        Py_CLEAR(state->reschedule);
+        Py_CLEAR(state->wake);
         Py_CLEAR(state->input_arrived);
         Py_CLEAR(state->leave_first);
         Py_CLEAR(state->queue);
@@ -171,6 +180,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
         Py_VISIT(state->context);
         Py_VISIT(state->attributes);
         Py_VISIT(state->outcome_value.type);
+        Py_VISIT(state->no_messages);
+        Py_VISIT(state->reschedule);
+        Py_VISIT(state->wake);
         Py_VISIT(state->wait);
         Py_VISIT(state->trap);
         Py_VISIT(state->task_wait);

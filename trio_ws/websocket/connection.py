@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import deque
 from collections.abc import AsyncIterable, Callable
 from typing import TYPE_CHECKING, TypeVar, overload
 
 import msgspec
 import trio
-from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, reschedule
 
 from trio_ws._types import ANY_VALUE
 from trio_ws.decoding import decode_json
@@ -37,7 +36,7 @@ from trio_ws.protocol.http import adapter_of, comma_list
 from trio_ws.protocol.masking import extension
 from trio_ws.protocol.server_response import answer_refusal, answer_upgrade
 from trio_ws.websocket._checkpoint import passed_checkpoint
-from trio_ws.websocket._notify import Notification
+from trio_ws.websocket._notify import WAKE, Notification
 from trio_ws.websocket.closing import CLOSED, CLOSING, CONNECTING, OPEN, ClosingHandshake
 from trio_ws.websocket.deferred_frame import DEFLATED_AT_ONCE, DeferredFrame
 from trio_ws.websocket.fragmented_message import FragmentedMessage
@@ -55,7 +54,7 @@ from trio_ws.websocket.message import (
 from trio_ws.websocket.message_stream import MessageStream
 from trio_ws.websocket.opening import Opening, write_rejection
 from trio_ws.websocket.readers import EPOLL, FULL_EPOLL, FULL_TASK, Reader
-from trio_ws.websocket.receive_buffer import ReceiveBuffer
+from trio_ws.websocket.receive_buffer import NO_MESSAGES, ReceiveBuffer
 from trio_ws.websocket.transport import SEND_SIZE
 from trio_ws.websocket.write_buffer import LARGE, WriteBuffer, buffer_frame
 
@@ -1113,18 +1112,20 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
         )
 
 
-if extension is not None and passed_checkpoint is extension.passed_checkpoint:
-    # The messages of a burst without a coroutine for each, and sends between them in one call. Together that
-    # is two fifths of the cost of an echo. Waiting for a message without one saves a fifth where each read
-    # brings one, and the memory of the coroutine.
+if extension is not None:
     extension.watch_connection(
         (WebSocket, ReceiveBuffer, WriteBuffer, WebSocketMessage, Reader, ClosingHandshake, Notification),
-        deque,
+        NO_MESSAGES,
         OPEN,
         EPOLL,
+        reschedule,
+        WAKE,
     )
-    _send_at_once = extension.send_at_once
-    WebSocket.__anext__ = extension.next_method(WebSocket.__anext__)  # type: ignore[method-assign]
+    if passed_checkpoint is extension.passed_checkpoint:
+        # Messages without a coroutine for each, also while waiting for one, and sends in one call. Together
+        # that is half the cost of an echo.
+        _send_at_once = extension.send_at_once
+        WebSocket.__anext__ = extension.next_method(WebSocket.__anext__)  # type: ignore[method-assign]
 
 
 def _wrong_kind(text: str, kind: MessageType, item: str | bytes) -> MessageError:

@@ -54,7 +54,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 from trio_ws.protocol.frames import FRAME_COST, FRAMES_AT_ONCE
 from trio_ws.systems import HAS_EPOLL
 from trio_ws.websocket.fair_turn import FairTurn
-from trio_ws.websocket.readers import FULL_EPOLL
+from trio_ws.websocket.readers import FULL_EPOLL, keep_message
 from trio_ws.websocket.single_messages import END_COST, MESSAGE_COST, single_message_handler
 from trio_ws.websocket.transport import POLLS_BEFORE_WAIT, POLLS_TO_SKIP
 
@@ -273,8 +273,7 @@ class EpollReader:
         """Take a message, or the data of one read. Returns the amount of work, in bytes."""
         buffer = connection.receive_buffer
         if not isinstance(received, tuple):
-            buffer.keep(received)
-            connection.notify_input()
+            keep_message(connection, received)
             return MESSAGE_COST + len(received)
         fd, data = connection.fd, received[0]
         if not data:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.protocol.frames import Event
 
-__all__ = ["ReceiveBuffer"]
+__all__ = ["NO_MESSAGES", "ReceiveBuffer"]
 
 #: Compressed bytes that are parsed at once: they may inflate a thousandfold, and a read is 64 KiB.
 _COMPRESSED_SLICE = 512
@@ -39,8 +39,8 @@ _INFLATED_AT_ONCE = 256 * 1024
 #: Messages of at least this many bytes are read several at a time.
 _BIG = 8 * 1024
 
-# The queue of all connections without waiting messages. Nothing is ever added to it.
-_NO_MESSAGES: deque[str | bytes] = deque()
+#: The queue of all connections without waiting messages. Nothing is ever added to it.
+NO_MESSAGES: deque[str | bytes] = deque()
 
 
 class ReceiveBuffer(MemoryLedger):
@@ -102,7 +102,7 @@ class ReceiveBuffer(MemoryLedger):
         self.deflate: PerMessageDeflate | None = None
         self.opened = False
         self.frames: FrameReader | None = None
-        self.messages = _NO_MESSAGES
+        self.messages = NO_MESSAGES
         self.pending_input = b""
         self.fragments: deque[str | bytes] | None = None
         self.keep_fragments = False
@@ -165,7 +165,7 @@ class ReceiveBuffer(MemoryLedger):
         self.received = 0
         frames = self.frames
         if not self.messages and self.opened:
-            self.messages = _NO_MESSAGES
+            self.messages = NO_MESSAGES
             if (
                 self._longest_bypass
                 and self.single
@@ -175,7 +175,7 @@ class ReceiveBuffer(MemoryLedger):
                 self.frames = None
                 self.bypass_limit = self._longest_bypass
             elif frames is not None:
-                frames.messages = _NO_MESSAGES
+                frames.messages = NO_MESSAGES
 
     def discard(self) -> None:
         """Keep no more messages, because the application has closed. `clear` drops those that wait."""
@@ -214,7 +214,7 @@ class ReceiveBuffer(MemoryLedger):
 
     def keep(self, message: str | bytes) -> None:
         """Take a whole message that was not parsed here."""
-        if self.messages is _NO_MESSAGES:
+        if self.messages is NO_MESSAGES:
             self.messages = deque()
             if self.frames is not None:
                 self.frames.messages = self.messages
@@ -250,7 +250,7 @@ class ReceiveBuffer(MemoryLedger):
             The number of messages in it.
         """
         frames, messages = self.frames or self._make_frames(), self.messages
-        if messages is _NO_MESSAGES:
+        if messages is NO_MESSAGES:
             messages = self.messages = frames.messages = deque()
         self.bypass_limit = 0
         self.received_since_check = True
@@ -289,7 +289,7 @@ class ReceiveBuffer(MemoryLedger):
         """Take a whole message of a peer whose frames a host has parsed."""
         frames, messages = self.frames, self.messages
         assert frames is not None
-        if messages is _NO_MESSAGES:
+        if messages is NO_MESSAGES:
             messages = self.messages = frames.messages = deque()
         self.received_since_check = True
         frames.take_message(message)

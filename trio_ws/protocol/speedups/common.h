@@ -25,6 +25,8 @@
 #define LARGE (16 * 1024)
 #define SENDS_IN_A_ROW 256
 #define DIRECT_SEND 8
+/* As in ledger.py. */
+#define OVERHEAD 128
 #define FLUSH_AT 65536
 #define FLUSH_COST 8192
 /* As in websocket/transport.py and single_messages.py. */
@@ -50,7 +52,9 @@ enum { WAITING_PARTS, WAITING_SIZE, FLUSH_DUE, DRAINING, BROKEN, DEFERRED, SENT,
 /* Those that next_message and send_at_once need, of a WebSocket, a ReceiveBuffer, a WriteBuffer, a WebSocketMessage, a
    Reader, a ClosingHandshake and a Notification. */
 enum { WRITE_BUFFER, RECEIVE_BUFFER, READER, CLOSING, SENDS, MESSAGES, HALF_TAKEN, SIZE, LIMIT, SCHEDULED, PARTS, KIND,
-       PAYLOAD, READ_BY, INPUT_NOTICE, STATE, ANSWER_DUE, WAITING_TASK, PLACES };
+       PAYLOAD, READ_BY, READ_INTO, INPUT_NOTICE, STATE, ANSWER_DUE, WAITING_TASK,
+       /* of a ReceiveBuffer, for keep_message and release */
+       PARSER, CHARGED, ALONE, LONGEST_ALONE, EXPECTED_ALONE, UNPARSED, DROPPED, PEER_CLOSED, PLACES };
 
 /* Those that handle_single_messages needs: of a Reader and a ReceiveBuffer, and of a ListenerSession and a
    MessageListener. */
@@ -74,9 +78,10 @@ typedef struct {
     PyObject *no_key; /* b"" */
     PyTypeObject *next_method, *next_message;
     slot places[PLACES]; /* from watch_connection */
-    /* From there, too: deque, and the states of a connection that is open, and read by the shared reader. */
-    PyObject *queue, *open, *epoll;
-    PyObject *release, *input_arrived, *leave_first; /* texts */
+    /* From there, too: deque, the states of a connection that is open, and read by the shared reader; the queue of
+       all connections without messages; trio's reschedule, and the outcome to call it with. */
+    PyObject *queue, *open, *epoll, *no_messages, *reschedule, *wake;
+    PyObject *release, *keep, *notify_input, *input_arrived, *leave_first; /* texts */
     /* From watch_buffers; the list is that of all write buffers that are empty. */
     slot buffer_places[BUFFER_PLACES];
     PyObject *no_parts, *flush; /* the list, "flush" */

@@ -78,6 +78,95 @@ take_message(module_state *state, PyObject *connection)
     return message;
 }
 
+/* ReceiveBuffer.release, mostly where single messages are taken from the socket. Return -1 with an exception. */
+static int
+release_queue(module_state *state, PyObject *buffer)
+{
+    const slot *places = state->places;
+    PyObject *messages = value_in(&places[MESSAGES], buffer), *unparsed = value_in(&places[UNPARSED], buffer),
+             *longest = value_in(&places[LONGEST_ALONE], buffer);
+
+    /* Only where there is no parser is a connection known to be between two messages. */
+    if (messages == NULL || !Py_IS_TYPE(messages, (PyTypeObject *)state->queue) || PyObject_Size(messages) != 0 ||
+        value_in(&places[PARSER], buffer) != Py_None || number_in(&places[LONGEST_ALONE], buffer) <= 0 ||
+        value_in(&places[EXPECTED_ALONE], buffer) != Py_True || unparsed == NULL || !PyBytes_CheckExact(unparsed) ||
+        PyBytes_GET_SIZE(unparsed) != 0 || value_in(&places[DROPPED], buffer) != Py_False ||
+        value_in(&places[PEER_CLOSED], buffer) != Py_False)
+        return call_method(buffer, state->release, NULL);
+    set_value(&places[MESSAGES], buffer, state->no_messages);
+    set_value(&places[ALONE], buffer, longest);
+    return set_number(&places[CHARGED], buffer, 0);
+}
+
+PyDoc_STRVAR(release_doc, "release($module, receive_buffer, /)\n--\n\n"
+                          "Call ReceiveBuffer.release, or do the same.");
+
+static PyObject *
+release(PyObject *module, PyObject *buffer)
+{
+    return release_queue(PyModule_GetState(module), buffer) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* ReceiveBuffer.keep, mostly where nothing else waits. Return -1 with an exception. */
+static int
+keep_in_queue(module_state *state, PyObject *buffer, PyObject *message)
+{
+    const slot *places = state->places;
+    Py_ssize_t charged = number_in(&places[CHARGED], buffer);
+    PyObject *queue;
+    int failed;
+
+    if (charged < 0 || charged > PY_SSIZE_T_MAX / 2 || value_in(&places[MESSAGES], buffer) != state->no_messages ||
+        value_in(&places[PARSER], buffer) != Py_None ||
+        !(PyBytes_CheckExact(message) || (PyUnicode_CheckExact(message) && PyUnicode_IS_COMPACT_ASCII(message))))
+        return call_method(buffer, state->keep, message);
+    queue = PyObject_CallNoArgs(state->queue);
+    if (queue == NULL)
+        return -1;
+    failed = call_method(queue, state->append, message) < 0;
+    if (!failed)
+        set_value(&places[MESSAGES], buffer, queue);
+    Py_DECREF(queue);
+    return failed || set_number(&places[ALONE], buffer, 0) < 0 ||
+                   set_number(&places[CHARGED], buffer, charged + PyObject_Size(message) + OVERHEAD) < 0
+               ? -1
+               : 0;
+}
+
+PyDoc_STRVAR(keep_message_doc, "keep_message($module, reader, message, /)\n--\n\n"
+                               "See python_keep_message in websocket/readers.py.");
+
+static PyObject *
+keep_message(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    module_state *state = PyModule_GetState(module);
+    const slot *places = state->places;
+    PyObject *buffer, *notice, *task, *none;
+    int failed;
+
+    if (count != 2 || (buffer = value_in(&places[READ_INTO], args[0])) == NULL) {
+        PyErr_SetString(PyExc_TypeError, "keep_message() takes a reader and a message");
+        return NULL;
+    }
+    Py_INCREF(buffer);
+    failed = keep_in_queue(state, buffer, args[1]) < 0;
+    Py_DECREF(buffer);
+    if (failed)
+        return NULL;
+    notice = value_in(&places[INPUT_NOTICE], args[0]);
+    if (notice == Py_None)
+        Py_RETURN_NONE;
+    task = value_in(&places[WAITING_TASK], notice);
+    /* The class of tasks is known from watch_task. */
+    if (task == NULL || !Py_IS_TYPE(task, state->slots[STATUS].type))
+        return task == Py_None ? Py_NewRef(Py_None) : PyObject_CallMethodNoArgs(args[0], state->notify_input);
+    Py_INCREF(task);
+    set_value(&places[WAITING_TASK], notice, Py_None);
+    none = PyObject_CallFunctionObjArgs(state->reschedule, task, state->wake, NULL);
+    Py_DECREF(task);
+    return none;
+}
+
 /* Do what Notification.wait does for the first task that waits. Return what that yields, or NULL if this is not
    possible, or with an exception. */
 static PyObject *
@@ -87,7 +176,7 @@ start_to_wait(module_state *state, PyObject *connection)
     PyObject *reader = value_in(&places[READER], connection), *task, *input, **waiting, *abort, *trap;
 
     task = state->trap == NULL || state->context == NULL ? NULL : current_task(state);
-    if (task == NULL || call_method(value_in(&places[RECEIVE_BUFFER], connection), state->release, NULL) < 0)
+    if (task == NULL || release_queue(state, value_in(&places[RECEIVE_BUFFER], connection)) < 0)
         return NULL;
     input = value_in(&places[INPUT_NOTICE], reader);
     /* It is made when it is first used. */
@@ -358,8 +447,9 @@ static PyType_Spec next_message_spec = {
     .slots = next_message_slots,
 };
 
-PyDoc_STRVAR(watch_connection_doc, "watch_connection($module, classes, queue_type, open, epoll, /)\n--\n\n"
-                                   "Tell next_message and send_at_once about classes and values of theirs.");
+PyDoc_STRVAR(watch_connection_doc,
+             "watch_connection($module, classes, no_messages, open, epoll, reschedule, wake, /)\n--\n\n"
+             "Tell next_message, send_at_once and keep_message about classes and values of theirs.");
 
 static PyObject *
 watch_connection(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -383,21 +473,33 @@ watch_connection(PyObject *module, PyObject *const *args, Py_ssize_t count)
         [KIND] = {MESSAGE, "msg_type"},
         [PAYLOAD] = {MESSAGE, "payload"},
         [READ_BY] = {READING, "by"},
+        [READ_INTO] = {READING, "receive_buffer"},
         [INPUT_NOTICE] = {READING, "_input_arrived"},
         [STATE] = {CLOSURE, "state"},
         [ANSWER_DUE] = {CLOSURE, "deferred"},
         [WAITING_TASK] = {NOTIFICATION, "_waiting"},
+        [PARSER] = {RECEIVED, "frames"},
+        [CHARGED] = {RECEIVED, "received"},
+        [ALONE] = {RECEIVED, "bypass_limit"},
+        [LONGEST_ALONE] = {RECEIVED, "_longest_bypass"},
+        [EXPECTED_ALONE] = {RECEIVED, "single"},
+        [UNPARSED] = {RECEIVED, "pending_input"},
+        [DROPPED] = {RECEIVED, "discarding"},
+        [PEER_CLOSED] = {RECEIVED, "_closed_by_peer"},
     };
     module_state *state = PyModule_GetState(module);
-    int found = count == 4 && PyTuple_Check(args[0]) && PyTuple_GET_SIZE(args[0]) == CLASSES;
+    int found = count == 6 && PyTuple_Check(args[0]) && PyTuple_GET_SIZE(args[0]) == CLASSES;
 
     for (int i = 0; i < PLACES && found > 0; i++)
         found = find_slot(&state->places[i], PyTuple_GET_ITEM(args[0], names[i].owner), names[i].name);
     if (found == 0)
-        PyErr_Format(PyExc_TypeError, "watch_connection() takes %d classes with slots, and three values", CLASSES);
+        PyErr_Format(PyExc_TypeError, "watch_connection() takes %d classes with slots, and five values", CLASSES);
     if (found <= 0)
         return NULL;
-    Py_XSETREF(state->queue, Py_NewRef(args[1]));
+    Py_XSETREF(state->queue, Py_NewRef(Py_TYPE(args[1])));
+    Py_XSETREF(state->no_messages, Py_NewRef(args[1]));
+    Py_XSETREF(state->reschedule, Py_NewRef(args[4]));
+    Py_XSETREF(state->wake, Py_NewRef(args[5]));
     Py_XSETREF(state->open, Py_NewRef(args[2]));
     Py_XSETREF(state->epoll, Py_NewRef(args[3]));
     Py_RETURN_NONE;
