@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.support.wire import frame
-from trio_ws import Options
+from trio_ws import Options, WebSocketMessage
 from trio_ws.app.listener import ListenerSession, MessageListener
 from trio_ws.protocol.frames import BINARY, PING, TEXT
 from trio_ws.server.routing import Pattern
@@ -63,7 +63,21 @@ class State(NamedTuple):
 
 
 DEEDS = (
-    *("echo", "echo", "echo", "nothing", "number", "large", "no text", "text", "fail", "leave"),
+    *(
+        "echo",
+        "echo",
+        "echo",
+        "nothing",
+        "number",
+        "bytearray",
+        "object",
+        "message",
+        "large",
+        "no text",
+        "text",
+        "fail",
+        "leave",
+    ),
     *("wait", "buffer", "close", "nursery"),
 )
 
@@ -190,10 +204,13 @@ class Round:
     def _function(self, state: State) -> Callable[..., Any]:
         def act(ws: Any, data: Any, name: str = "") -> Any:
             self.calls.append((state.does, data, name, VARIABLE.get()))
-            VARIABLE.set("set")
+            VARIABLE.set("bytearray")
             results: dict[str, Any] = {
                 "text": "tëxt",
                 "number": [1],
+                "bytearray": bytearray(b"bytes"),
+                "object": object(),  # which is no JSON
+                "message": WebSocketMessage("text", "a message"),
                 "large": bytes(70_000),
                 "no text": "\ud800",
                 "nothing": None,

@@ -31,6 +31,7 @@
 #define FLUSH_COST 8192
 /* As in websocket/transport.py and single_messages.py. */
 #define READ_SIZE 65536
+#define SEND_SIZE (1025 * 1024)
 #define MESSAGE_COST 1024
 #define END_COST 8192
 /* Bytes that are read onto the stack, and the longest payload that is sent from there. */
@@ -59,7 +60,7 @@ enum { WRITE_BUFFER, RECEIVE_BUFFER, READER, CLOSING, SENDS, MESSAGES, HALF_TAKE
 /* Those that handle_single_messages needs: of a Reader and a ReceiveBuffer, and of a ListenerSession and a
    MessageListener. */
 enum { OBSERVER, INPUT, BYPASS, MASKED, SINCE_CHECK,
-       DRIVEN, LISTENER, CLIENT, OUTPUT, CONTEXT, ARGUMENTS, RAW, ASYNC, FUNCTION, TURN_PLACES };
+       DRIVEN, LISTENER, CLIENT, OUTPUT, CONTEXT, ARGUMENTS, RAW, ASYNC, FUNCTION, CONVERT, ENCODER, TURN_PLACES };
 
 /* Those that start_call needs, of an RPCSession, a PacketTransport, an IncomingCalls, an OutgoingCalls, a Method and a
    ReceiveBuffer. */

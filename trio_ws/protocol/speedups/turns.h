@@ -31,15 +31,52 @@ static PyObject *
 watch_listener(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     static const char *const names[] = {"reader_driven", "_listener", "_ws", "_write_buffer", "_context", "_arguments",
-                                        "raw", "is_async", "function"};
+                                        "raw", "is_async", "function", "convert", "_encode"};
     module_state *state = PyModule_GetState(module);
     int found = count == 2;
 
-    for (int i = DRIVEN; i <= FUNCTION && found > 0; i++)
+    for (int i = DRIVEN; i <= ENCODER && found > 0; i++)
         found = find_slot(&state->turn_places[i], args[i >= RAW], names[i - DRIVEN]);
     if (found == 0)
         PyErr_SetString(PyExc_TypeError, "watch_listener() takes two classes with slots");
     return found > 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+/* Return what a listener is to be called with: the message, or what it is converted to. Return NULL if Python is to decide,
+   or with an exception. */
+static PyObject *
+listener_data(module_state *state, PyObject *listener, PyObject *message)
+{
+    PyObject *raw = value_in(&state->turn_places[RAW], listener), *convert, *data;
+
+    if (raw == NULL || !PyTuple_CheckExact(raw))
+        return NULL;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(raw); i++)
+        if (PyTuple_GET_ITEM(raw, i) == (PyObject *)Py_TYPE(message))
+            return Py_NewRef(message);
+    convert = Py_XNewRef(value_in(&state->turn_places[CONVERT], listener));
+    data = convert == NULL ? NULL : PyObject_CallOneArg(convert, message);
+    Py_XDECREF(convert);
+    if (data == NULL && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception))
+        PyErr_Clear(); /* Python meets it again, and explains it to the peer */
+    return data;
+}
+
+/* Return the payload of what a listener has returned. Return NULL if Python is to send it, or with an exception. */
+static PyObject *
+listener_payload(module_state *state, PyObject *listener, PyObject *result)
+{
+    PyObject *encode = value_in(&state->turn_places[ENCODER], listener), *payload;
+
+    if (encode == NULL || PyUnicode_Check(result) || PyObject_CheckBuffer(result) ||
+        PyObject_TypeCheck(result, state->places[KIND].type))
+        return small_payload(result);
+    Py_INCREF(encode);
+    payload = PyObject_CallOneArg(encode, result);
+    Py_DECREF(encode);
+    if (payload != NULL && (!PyBytes_CheckExact(payload) || PyBytes_GET_SIZE(payload) >= SEND_SIZE))
+        Py_CLEAR(payload);
+    return payload;
 }
 
 /* ListenerSession.message_received. */
@@ -47,28 +84,31 @@ static PyObject *
 call_listener(module_state *state, PyObject *session, PyObject *message, PyObject *lent, PyObject *nurseries)
 {
     const slot *places = state->turn_places;
-    PyObject *listener = value_in(&places[LISTENER], session), *write_buffer = value_in(&places[OUTPUT], session),
-             *ws = value_in(&places[CLIENT], session), *context = value_in(&places[CONTEXT], session),
-             *arguments = value_in(&places[ARGUMENTS], session), *raw = value_in(&places[RAW], listener),
-             *function = value_in(&places[FUNCTION], listener), *is_async = value_in(&places[ASYNC], listener),
-             *data[2] = {ws, message}, *coroutine = NULL, *result = NULL, *payload = NULL, *failure = NULL,
-             *going_on = NULL;
-    int is_raw = 0, sent = 0;
+    PyObject *listener = Py_XNewRef(value_in(&places[LISTENER], session)), *data[2] = {NULL, NULL}, *coroutine = NULL,
+             *result = NULL, *payload = NULL, *failure = NULL, *going_on = NULL, *write_buffer, *context, *arguments,
+             *function, *is_async;
     PySendResult step = PYGEN_ERROR;
+    int sent = 0;
 
-    for (Py_ssize_t i = 0; raw != NULL && PyTuple_CheckExact(raw) && i < PyTuple_GET_SIZE(raw); i++)
-        is_raw = is_raw || PyTuple_GET_ITEM(raw, i) == (PyObject *)Py_TYPE(message);
-    if (!is_raw || function == NULL || is_async == NULL || !PyBool_Check(is_async) || ws == NULL || context == NULL ||
-        !PyContext_CheckExact(context) || arguments == NULL || !PyDict_CheckExact(arguments) ||
-        !can_send(state, write_buffer))
-        return PyObject_CallMethodObjArgs(session, state->message_received, message, lent, NULL);
+    if (can_send(state, value_in(&places[OUTPUT], session)))
+        data[1] = listener_data(state, listener, message);
+    data[0] = Py_XNewRef(value_in(&places[CLIENT], session));
+    write_buffer = Py_XNewRef(value_in(&places[OUTPUT], session));
+    context = value_in(&places[CONTEXT], session);
+    arguments = Py_XNewRef(value_in(&places[ARGUMENTS], session));
+    function = Py_XNewRef(value_in(&places[FUNCTION], listener));
+    is_async = value_in(&places[ASYNC], listener);
+    if (data[0] == NULL || data[1] == NULL || write_buffer == NULL || arguments == NULL || !PyDict_CheckExact(arguments) ||
+        function == NULL || is_async == NULL || !PyBool_Check(is_async) || context == NULL ||
+        !PyContext_CheckExact(context)) {
+        context = NULL;
+        if (!PyErr_Occurred())
+            going_on = PyObject_CallMethodObjArgs(session, state->message_received, message, lent, NULL);
+        goto done;
+    }
     context = PyContext_Copy(context);
     if (context == NULL)
-        return NULL;
-    Py_INCREF(write_buffer);
-    Py_INCREF(function);
-    Py_INCREF(ws);
-    Py_INCREF(arguments);
+        goto done;
     set_value(&places[DRIVEN], session, Py_False);
     if (is_async == Py_True)
         coroutine = PyObject_VectorcallDict(function, data, 2, arguments);
@@ -84,9 +124,9 @@ call_listener(module_state *state, PyObject *session, PyObject *message, PyObjec
         going_on = PyObject_CallMethod(session, "_loop", "O(OOO)", lent, coroutine, result, context);
     else {
         if (step == PYGEN_RETURN && result != Py_None && can_send(state, write_buffer) &&
-            (payload = small_payload(result)) != NULL)
-            sent = send_small(state, write_buffer, PyUnicode_CheckExact(result), payload);
-        if (step == PYGEN_ERROR || sent < 0)
+            (payload = listener_payload(state, listener, result)) != NULL && can_send(state, write_buffer))
+            sent = send_small(state, write_buffer, !PyBytes_CheckExact(result), payload);
+        if (PyErr_Occurred())
             failure = raised();
         else if ((sent || result == Py_None) && can_send(state, write_buffer) && PyList_GET_SIZE(nurseries) == 0) {
             set_value(&places[DRIVEN], session, Py_True);
@@ -96,11 +136,14 @@ call_listener(module_state *state, PyObject *session, PyObject *message, PyObjec
             going_on = PyObject_CallMethod(session, "_conclude", "OOO", lent, failure || sent ? Py_None : result,
                                            failure ? failure : Py_None);
     }
-    Py_DECREF(context);
-    Py_DECREF(write_buffer);
-    Py_DECREF(function);
-    Py_DECREF(ws);
-    Py_DECREF(arguments);
+done:
+    Py_XDECREF(listener);
+    Py_XDECREF(data[0]);
+    Py_XDECREF(data[1]);
+    Py_XDECREF(write_buffer);
+    Py_XDECREF(context);
+    Py_XDECREF(arguments);
+    Py_XDECREF(function);
     Py_XDECREF(coroutine);
     Py_XDECREF(result);
     Py_XDECREF(payload);
