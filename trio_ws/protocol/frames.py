@@ -209,11 +209,6 @@ class FrameReader:
             return 0
         return self._left + _LONGEST_HEAD
 
-    @property
-    def in_place(self) -> bool:
-        """Whether the rest of the current message is only to be copied to its place."""
-        return self._filled > 0
-
     def size_of_new(self, count: int) -> int:
         """Bytes of the last ``count`` messages and of the unfinished one: the size of one read."""
         messages = self.messages

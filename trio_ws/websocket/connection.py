@@ -55,7 +55,6 @@ from trio_ws.websocket.message_stream import MessageStream
 from trio_ws.websocket.opening import Opening, write_rejection
 from trio_ws.websocket.readers import EPOLL, FULL_EPOLL, FULL_TASK, Reader
 from trio_ws.websocket.receive_buffer import NO_MESSAGES, ReceiveBuffer
-from trio_ws.websocket.transport import SEND_SIZE
 from trio_ws.websocket.write_buffer import LARGE, WriteBuffer, buffer_frame
 
 if TYPE_CHECKING:
@@ -81,8 +80,7 @@ logger = logger_for("trio_ws.websocket")
 #: Each connection of this process has a number, for logs.
 _numbers = itertools.count(1)
 
-#: Sending this many bytes after others, or masked, takes a few milliseconds, so `send` lets other tasks run
-#: first.
+#: Sending this many bytes takes a few milliseconds, so `send` lets other tasks run first.
 _HUGE = 512 * 1024
 #: Consecutive sends without a wait, after which a sender lets other tasks run. A buffered send counts as one,
 #: and a send with a system call as eight and one more for every 4 KiB. This is about a millisecond of echoes.
@@ -632,7 +630,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             write_buffer = self._write_buffer
             if (
                 write_buffer.size < write_buffer.fast_send_limit
-                and len(data) < SEND_SIZE
+                and len(data) < _HUGE
                 and self._sends_since_yield < _SENDS_IN_A_ROW
                 and passed_checkpoint()
             ):
