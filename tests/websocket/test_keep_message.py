@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.support.keeping import KeptMessages, keep_in_both, random_state
 from trio_ws.protocol.masking import extension
 from trio_ws.websocket.readers import keep_message
+from trio_ws.websocket.receive_buffer import keep
 
 if TYPE_CHECKING:
     import random
@@ -52,3 +53,16 @@ def test_other_arguments_are_refused() -> None:
     for wrong in (None, 5):
         with pytest.raises(AttributeError, match="release"):
             extension.release(wrong)  # type: ignore[union-attr]
+    for arguments in ((), (None,), (None, b"", b"")):
+        with pytest.raises(TypeError, match="a receive buffer and a message"):
+            extension.keep(*arguments)  # type: ignore[union-attr]
+
+
+@given(chance=st.randoms(use_true_random=False))
+def test_a_message_that_wakes_no_task(chance: random.Random) -> None:
+    state = random_state(chance)
+    in_c, in_python = KeptMessages(state), KeptMessages(state)
+    for message in (b"1", "2"):
+        keep(in_c.buffer, message)
+        in_python.buffer.keep(message)
+        assert in_c.look() == in_python.look()

@@ -33,6 +33,7 @@ static PyMethodDef methods[] = {
     {"passed_checkpoint", passed_checkpoint, METH_NOARGS, passed_checkpoint_doc},
     {"watch_connection", (PyCFunction)(void (*)(void))watch_connection, METH_FASTCALL, watch_connection_doc},
     {"release", release, METH_O, release_doc},
+    {"keep", (PyCFunction)(void (*)(void))keep, METH_FASTCALL, keep_doc},
     {"keep_message", (PyCFunction)(void (*)(void))keep_message, METH_FASTCALL, keep_message_doc},
     {"send_at_once", (PyCFunction)(void (*)(void))send_at_once, METH_FASTCALL, send_at_once_doc},
     {"have_types", (PyCFunction)(void (*)(void))have_types, METH_FASTCALL, have_types_doc},
@@ -70,7 +71,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 17
+#define INTERFACE 18
 
 static int
 module_exec(PyObject *module)

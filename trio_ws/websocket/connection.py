@@ -54,7 +54,7 @@ from trio_ws.websocket.message import (
 from trio_ws.websocket.message_stream import MessageStream
 from trio_ws.websocket.opening import Opening, write_rejection
 from trio_ws.websocket.readers import EPOLL, FULL_EPOLL, FULL_TASK, Reader
-from trio_ws.websocket.receive_buffer import NO_MESSAGES, ReceiveBuffer
+from trio_ws.websocket.receive_buffer import NO_MESSAGES, ReceiveBuffer, release
 from trio_ws.websocket.write_buffer import LARGE, WriteBuffer, buffer_frame
 
 if TYPE_CHECKING:
@@ -374,56 +374,25 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             if decode or message is None or not isinstance(message.payload, str):
                 return message
             return WebSocketMessage("text", message.payload.encode())
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            return None
+
+    async def receive(self) -> WebSocketMessage:
+        """Like `recv`, but raise `trio.EndOfChannel` instead of returning None, like trio's channels."""
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            raise trio.EndOfChannel from None
+
+    async def __anext__(self) -> WebSocketMessage:
         # The common cases of _next_message() inline: messages are here, or a single read brings one. This
-        # saves a coroutine for each message, and its memory while a connection is idle. __anext__ has the
-        # same code.
+        # saves a coroutine for each message, and its memory while a connection is idle.
         buffer = self._receive_buffer
         messages = buffer.messages
         if len(messages) > 1 and not buffer.parts_open and passed_checkpoint():
             # One of several. Only the last one may have to start a reader that has stopped.
-            item = messages.popleft()
-            return WebSocketMessage("text" if type(item) is str else "binary", item)
-        reader, closing = self._reader, self._closing
-        if closing.state == CONNECTING:  # here, because it would leave a connection in nested coroutines
-            await self.accept()
-            messages = buffer.messages
-        by = reader.by
-        waited = False
-        if messages:
-            await checkpoint_if_cancelled()
-        elif (
-            closing.state == OPEN
-            and by is not FULL_EPOLL
-            and by is not FULL_TASK
-            and not (buffer.parts_open or self._write_buffer.flush_scheduled or closing.deferred)
-        ):
-            buffer.release()
-            messages = buffer.messages  # keep nothing alive that is empty
-            await (reader.input_arrived.wait() if by is EPOLL else reader.wait_for_input())
-            self._sends_since_yield = 0
-            by = reader.by
-            waited = True
-        messages = buffer.messages
-        if messages and not buffer.parts_open and by is not FULL_EPOLL and by is not FULL_TASK:
-            item = messages.popleft()
-        else:
-            next_item = await self._next_message(waited=waited)
-            if next_item is None:
-                return None
-            item = next_item
-        return WebSocketMessage("text" if type(item) is str else "binary", item)
-
-    async def receive(self) -> WebSocketMessage:
-        """Like `recv`, but raise `trio.EndOfChannel` instead of returning None, like trio's channels."""
-        message = await self.recv()
-        if message is None:
-            raise trio.EndOfChannel
-        return message
-
-    async def __anext__(self) -> WebSocketMessage:
-        buffer = self._receive_buffer
-        messages = buffer.messages
-        if len(messages) > 1 and not buffer.parts_open and passed_checkpoint():
             item = messages.popleft()
             return WebSocketMessage("text" if type(item) is str else "binary", item)
         reader, closing = self._reader, self._closing
@@ -440,7 +409,7 @@ class WebSocket(trio.abc.Channel[WebSocketMessage]):
             and by is not FULL_TASK
             and not (buffer.parts_open or self._write_buffer.flush_scheduled or closing.deferred)
         ):
-            buffer.release()
+            release(buffer)
             messages = buffer.messages  # keep nothing alive that is empty
             await (reader.input_arrived.wait() if by is EPOLL else reader.wait_for_input())
             self._sends_since_yield = 0

@@ -28,6 +28,7 @@ from trio_ws.protocol.masking import extension
 from trio_ws.websocket._notify import Notification
 from trio_ws.websocket.closing import CLOSED, OPEN
 from trio_ws.websocket.frame_log import Logged, log_extra
+from trio_ws.websocket.receive_buffer import keep
 from trio_ws.websocket.transport import (
     POLLS_BEFORE_WAIT,
     POLLS_TO_SKIP,
@@ -354,7 +355,7 @@ class Reader:
         if isinstance(received, tuple):
             return received[0]
         buffer.received_since_check = True
-        buffer.keep(received)
+        keep(buffer, received)
         return None
 
     def read_more(self) -> int:

@@ -22,14 +22,17 @@ from trio_ws.errors import CloseFrame
 from trio_ws.ledger import OVERHEAD, MemoryLedger
 from trio_ws.protocol._accel import FIRST_READ
 from trio_ws.protocol.frames import FRAMES_AT_ONCE, FrameReader, longest_common, whole_control
+from trio_ws.protocol.masking import extension
 from trio_ws.websocket.transport import BIG_READ_SIZE, READ_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_ws.options import Options
     from trio_ws.protocol.deflate import PerMessageDeflate
     from trio_ws.protocol.frames import Event
 
-__all__ = ["NO_MESSAGES", "ReceiveBuffer"]
+__all__ = ["NO_MESSAGES", "ReceiveBuffer", "keep", "release"]
 
 #: Compressed bytes that are parsed at once: they may inflate a thousandfold, and a read is 64 KiB.
 _COMPRESSED_SLICE = 512
@@ -330,3 +333,10 @@ class ReceiveBuffer(MemoryLedger):
         for item in islice(reversed(messages), new):
             if type(item) is str and not item.isascii():
                 self.received += getsizeof(item) - len(item)
+
+
+#: The methods, or the same in C, which save a tenth of the steps of a round trip.
+keep: Callable[[ReceiveBuffer, str | bytes], None] = ReceiveBuffer.keep
+release: Callable[[ReceiveBuffer], None] = ReceiveBuffer.release
+if extension is not None:
+    keep, release = extension.keep, extension.release

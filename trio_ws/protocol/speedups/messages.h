@@ -133,6 +133,19 @@ keep_in_queue(module_state *state, PyObject *buffer, PyObject *message)
                : 0;
 }
 
+PyDoc_STRVAR(keep_doc, "keep($module, receive_buffer, message, /)\n--\n\n"
+                       "Call ReceiveBuffer.keep, or do the same.");
+
+static PyObject *
+keep(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "keep() takes a receive buffer and a message");
+        return NULL;
+    }
+    return keep_in_queue(PyModule_GetState(module), args[0], args[1]) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
 PyDoc_STRVAR(keep_message_doc, "keep_message($module, reader, message, /)\n--\n\n"
                                "See python_keep_message in websocket/readers.py.");
 
