@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 from trio._core import _run
-from trio.lowlevel import wait_task_rescheduled
+from trio.lowlevel import Abort, wait_task_rescheduled
 
 from tests.support import next_messages, sends_at_once
+from tests.support.begun_calls import BegunCall, watch_requests
 from tests.support.flushed_buffers import (
     FAILURES,
     WrittenBuffers,
@@ -324,10 +325,20 @@ def check_flushes(module: ModuleType, chance: random.Random) -> None:
     spoilt.close()
 
 
+CLASSES_OF_CONNECTIONS = (
+    WebSocket,
+    ReceiveBufferOfReaders,
+    WriteBuffer,
+    WebSocketMessage,
+    Reader,
+    ClosingHandshake,
+    Notification,
+)
+
+
 def watch_readers(module: ModuleType) -> None:
     """Tell the extension about all classes that `handle_single_messages` needs."""
-    written = (WriteBuffer, WebSocketMessage, Reader, ClosingHandshake, Notification)
-    next_messages.watch_connection(module, (WebSocket, ReceiveBufferOfReaders, *written), NO_MESSAGES)
+    next_messages.watch_connection(module, CLASSES_OF_CONNECTIONS, NO_MESSAGES)
     module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
     module.watch_reader(Reader, ReceiveBufferOfReaders)
     module.watch_listener(ListenerSession, MessageListener)
@@ -367,6 +378,29 @@ def check_start_call(module: ModuleType, payload: bytes, chance: random.Random) 
     started.close()
 
 
+def check_begin_call(module: ModuleType, chance: random.Random) -> None:
+    """Begin calls in the ordinary state, and in a state that cannot occur."""
+    begun = BegunCall(module, chance.randrange(4))
+    arguments = chance.choice(
+        [(), (1, "x"), ([1], {}), (bytes(5000),), (object(),), (1 << 70,), ({1: object()},)]
+    )
+    method = chance.choice(["add", "x" * 300, None, "x" * 70_000])
+    wait = module.begin_call(begun.outgoing, method, arguments, b"key!")
+    if wait is None:
+        assert begun.outgoing.pending_calls == {}
+        assert begun.bytes_written == 0
+        assert begun.outgoing._next_id == 16
+    else:
+        assert begun.outgoing._next_id == 17
+        assert begun.outgoing.pending_calls["17"].call_id == "17"
+        assert begun.bytes_written > 0
+        assert wait.send(None).abort_func(None) is Abort.SUCCEEDED
+        wait.close()
+    begun.spoil(chance)
+    with suppress(Exception):
+        module.begin_call(begun.outgoing, method, arguments, b"key!")
+
+
 def run(path: str, count: int) -> int:
     """Check ``count`` inputs; return how many were plain calls."""
     module = load(path)
@@ -388,6 +422,10 @@ def run(path: str, count: int) -> int:
         check_buffer_item(module, chance)
         check_types(module, chance)
         check_payload(module, chance)
+    watch_requests(module)
+    next_messages.watch_connection(module, CLASSES_OF_CONNECTIONS, NO_MESSAGES)
+    for _ in range(count // 20):
+        check_begin_call(module, chance)
     if hasattr(module, "flush_row"):
         module.watch_buffers(WriteBuffer, SocketTransport, _NO_PARTS)
         for _ in range(count // 20):

@@ -42,6 +42,8 @@ static PyMethodDef methods[] = {
     {"watch_buffers", (PyCFunction)(void (*)(void))watch_buffers, METH_FASTCALL, watch_buffers_doc},
     {"buffer_each", (PyCFunction)(void (*)(void))buffer_each, METH_FASTCALL, buffer_each_doc},
     {"watch_waits", (PyCFunction)(void (*)(void))watch_waits, METH_FASTCALL, watch_waits_doc},
+    {"watch_requests", (PyCFunction)(void (*)(void))watch_requests, METH_FASTCALL, watch_requests_doc},
+    {"begin_call", (PyCFunction)(void (*)(void))begin_call, METH_FASTCALL, begin_call_doc},
     {"wait_task", wait_task, METH_O, wait_task_doc},
     {"watch_task", (PyCFunction)(void (*)(void))watch_task, METH_FASTCALL, watch_task_doc},
     {"plain_call", plain_call, METH_O, plain_call_doc},
@@ -92,6 +94,7 @@ module_exec(PyObject *module)
     state->text = PyUnicode_InternFromString("text");
     state->binary = PyUnicode_InternFromString("binary");
     state->flush = PyUnicode_InternFromString("flush");
+    state->first_call = PyUnicode_InternFromString("first_call");
     state->buffer = PyUnicode_InternFromString("buffer");
     state->message_received = PyUnicode_InternFromString("message_received");
     state->reader_driven = PyUnicode_InternFromString("reader_driven");
@@ -130,6 +133,10 @@ module_clear(PyObject *module)
         Py_CLEAR(state->drain_soon);
         for (int i = 0; i < CALL_PLACES; i++)
             Py_CLEAR(state->call_places[i].type);
+        for (int i = 0; i < REQUEST_PLACES; i++)
+            Py_CLEAR(state->request_places[i].type);
+        Py_CLEAR(state->ask_for_task);
+        Py_CLEAR(state->first_call);
         Py_CLEAR(state->no_parts);
         Py_CLEAR(state->flush);
         Py_CLEAR(state->context);
@@ -199,6 +206,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
             Py_VISIT(state->turn_places[i].type);
         for (int i = 0; i < CALL_PLACES; i++)
             Py_VISIT(state->call_places[i].type);
+        for (int i = 0; i < REQUEST_PLACES; i++)
+            Py_VISIT(state->request_places[i].type);
+        Py_VISIT(state->ask_for_task);
         Py_VISIT(state->no_parts);
     }
     return 0;

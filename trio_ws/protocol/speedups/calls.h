@@ -1,5 +1,186 @@
-/* Calls of one connection: a plain call that came alone is answered. As rpc/session.py and rpc/incoming.py, which do
-   all that is not so common. */
+/* Calls of one connection: a plain call of this side is sent, and one that came alone is answered. As rpc/outgoing.py,
+   rpc/session.py and rpc/incoming.py, which do all that is not so common. */
+
+/* The fields of PlainCalls in codecs/base.py. */
+enum { ENCODE_FIELD = 1, FRAME_FIELD = 2, REQUEST_FIELD = 3 };
+
+/* Requests of this size and more are sent by the general code. */
+#define LARGE_REQUEST 4096
+
+PyDoc_STRVAR(watch_requests_doc,
+             "watch_requests($module, outgoing_type, transport_type, buffer_type, call_type, current_task, /)\n--\n\n"
+             "Tell begin_call about these classes, of which the last two are WriteBuffer and PendingCall, and about trio's\n"
+             "function.");
+
+static PyObject *
+watch_requests(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    enum { OUTGOING, PACKETS, WRITTEN, CALL, FUNCTION_OF_TRIO, ARGUMENTS_HERE };
+    static const struct {
+        int owner;
+        const char *name;
+    } names[REQUEST_PLACES] = {
+        [REQUEST_TRANSPORT] = {OUTGOING, "transport"},
+        [REQUEST_PENDING] = {OUTGOING, "pending_calls"},
+        [REQUEST_ID] = {OUTGOING, "_next_id"},
+        [REQUEST_BURST] = {OUTGOING, "burst_size"},
+        [REQUEST_PLAIN] = {PACKETS, "plain_requests"},
+        [REQUEST_CLOSING] = {PACKETS, "closing"},
+        [REQUEST_WRITTEN] = {PACKETS, "write_buffer"},
+        [REQUEST_HIGH_WATER] = {PACKETS, "high_water"},
+        [REQUEST_SENT] = {WRITTEN, "bytes_sent"},
+        [PENDING_ID] = {CALL, "call_id"},
+        [PENDING_OUTGOING] = {CALL, "outgoing"},
+        [PENDING_TASK] = {CALL, "task"},
+        [PENDING_OFFSET] = {CALL, "sent_offset"},
+    };
+    module_state *state = PyModule_GetState(module);
+    int found = count == ARGUMENTS_HERE;
+
+    for (int i = 0; i < REQUEST_PLACES && found > 0; i++)
+        found = find_slot(&state->request_places[i], args[names[i].owner], names[i].name);
+    if (found == 0)
+        PyErr_Format(PyExc_TypeError, "watch_requests() takes %d classes with slots, and a function", FUNCTION_OF_TRIO);
+    if (found <= 0)
+        return NULL;
+    Py_XSETREF(state->ask_for_task, Py_NewRef(args[FUNCTION_OF_TRIO]));
+    Py_RETURN_NONE;
+}
+
+/* Whether no value is a stream, as _SCALAR_TYPES in rpc/outgoing.py says. */
+static int
+are_scalars(PyObject *values)
+{
+    int scalars = 1;
+
+    for (Py_ssize_t i = 0; scalars && i < PyTuple_GET_SIZE(values); i++) {
+        PyObject *value = PyTuple_GET_ITEM(values, i);
+
+        scalars = PyLong_CheckExact(value) || PyUnicode_CheckExact(value) || value == Py_None || PyBool_Check(value) ||
+                  PyFloat_CheckExact(value) || PyBytes_CheckExact(value) || PyList_CheckExact(value) ||
+                  PyTuple_CheckExact(value) || PyDict_CheckExact(value);
+    }
+    return scalars;
+}
+
+/* Return the frame of a request, or NULL with an exception. */
+static PyObject *
+encode_request(PyObject *plain, PyObject *method, PyObject *values, PyObject *call_id, PyObject *key)
+{
+    PyObject *encoded, *parts[4] = {method, NULL, call_id, key}, *frame = NULL;
+
+    Py_INCREF(plain);
+    encoded = parts[1] = PyObject_CallOneArg(PyTuple_GET_ITEM(plain, ENCODE_FIELD), values);
+    if (encoded != NULL && call_id != NULL)
+        frame = PyObject_Vectorcall(PyTuple_GET_ITEM(plain, REQUEST_FIELD), parts, 4, NULL);
+    Py_XDECREF(encoded);
+    Py_DECREF(plain);
+    if (frame != NULL && !PyBytes_CheckExact(frame)) {
+        Py_CLEAR(frame);
+        PyErr_SetString(PyExc_TypeError, "a frame is bytes");
+    }
+    return frame;
+}
+
+/* Return a new PendingCall of this task. */
+static PyObject *
+new_pending(module_state *state, PyObject *outgoing, PyObject *call_id)
+{
+    const slot *at = state->request_places;
+    PyObject *task = state->context == NULL ? NULL : Py_XNewRef(current_task(state));
+    PyObject *call = PyType_GenericAlloc(at[PENDING_ID].type, 0);
+
+    if (task == NULL && !PyErr_Occurred())
+        task = PyObject_CallNoArgs(state->ask_for_task);
+    if (call != NULL && task != NULL) {
+        set_value(&at[PENDING_ID], call, call_id);
+        set_value(&at[PENDING_OUTGOING], call, outgoing);
+        set_value(&at[PENDING_TASK], call, task);
+    }
+    else
+        Py_CLEAR(call);
+    Py_XDECREF(task);
+    return call;
+}
+
+/* Send a frame with those of other callers that the last read has woken, or alone. Return -1 with an exception. */
+static int
+send_with_others(module_state *state, PyObject *outgoing, PyObject *written, PyObject *frame)
+{
+    const slot *burst = &state->request_places[REQUEST_BURST];
+    Py_ssize_t others = number_in(burst, outgoing);
+    PyObject *none;
+
+    if (set_number(burst, outgoing, others > 1 ? others - 1 : 0) < 0)
+        return -1;
+    if (others > 1)
+        return buffer_in(state, written, Py_NewRef(frame));
+    none = PyObject_CallMethod(written, "write", "O", frame);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+PyDoc_STRVAR(begin_call_doc, "begin_call($module, outgoing, method, args, key, /)\n--\n\n"
+                             "See OutgoingCalls._exchange.");
+
+static PyObject *
+begin_call(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    module_state *state = PyModule_GetState(module);
+    const slot *at = state->request_places;
+    PyObject *outgoing, *transport, *plain, *written, *pending, *call_id, *frame, *call = NULL, *abort = NULL, *wait = NULL;
+    Py_ssize_t waiting, number;
+
+    if (count != 4 || !PyTuple_CheckExact(args[2])) {
+        PyErr_SetString(PyExc_TypeError, "begin_call() takes calls, a method, a tuple and a key");
+        return NULL;
+    }
+    outgoing = args[0];
+    transport = value_in(&at[REQUEST_TRANSPORT], outgoing);
+    plain = value_in(&at[REQUEST_PLAIN], transport);
+    written = value_in(&at[REQUEST_WRITTEN], transport);
+    waiting = number_in(&state->places[SIZE], written);
+    number = number_in(&at[REQUEST_ID], outgoing);
+    if (plain == NULL || !PyTuple_Check(plain) || PyTuple_GET_SIZE(plain) <= REQUEST_FIELD || state->open == NULL ||
+        value_in(&state->places[STATE], value_in(&at[REQUEST_CLOSING], transport)) != state->open ||
+        waiting < 0 || waiting >= number_in(&at[REQUEST_HIGH_WATER], transport) || !are_scalars(args[2]) ||
+        number < 0 || number == PY_SSIZE_T_MAX)
+        Py_RETURN_NONE;
+    call_id = PyUnicode_FromFormat("%zd", number + 1);
+    frame = encode_request(plain, args[1], args[2], call_id, args[3]);
+    if (frame == NULL || PyBytes_GET_SIZE(frame) >= LARGE_REQUEST) {
+        Py_XDECREF(call_id);
+        Py_XDECREF(frame);
+        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception))
+            return NULL;
+        PyErr_Clear(); /* the general code explains what cannot be encoded */
+        Py_RETURN_NONE;
+    }
+    Py_INCREF(written);
+    pending = value_in(&at[REQUEST_PENDING], outgoing);
+    if (pending != NULL && PyDict_CheckExact(pending) && PyDict_GET_SIZE(pending) == 0 &&
+        call_method(outgoing, state->first_call, NULL) == 0)
+        pending = value_in(&at[REQUEST_PENDING], outgoing);
+    if (!PyErr_Occurred() && pending != NULL && PyDict_CheckExact(pending))
+        call = new_pending(state, outgoing, call_id);
+    if (call != NULL && (abort = PyObject_GetAttr(call, state->abort)) != NULL)
+        wait = wait_task(module, abort);
+    if (wait != NULL) {
+        if (PyDict_SetItem(pending, call_id, call) < 0 || set_number(&at[REQUEST_ID], outgoing, number + 1) < 0 ||
+            send_with_others(state, outgoing, written, frame) < 0 ||
+            set_number(&at[PENDING_OFFSET], call,
+                       number_in(&at[REQUEST_SENT], written) + number_in(&state->places[SIZE], written)) < 0)
+            Py_CLEAR(wait);
+    }
+    else if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "the pending calls are a dict");
+    Py_XDECREF(abort);
+    Py_XDECREF(call);
+    Py_DECREF(written);
+    Py_DECREF(frame);
+    Py_DECREF(call_id);
+    return wait;
+}
 
 #ifdef HAS_SOCKETS
 
@@ -8,9 +189,6 @@ enum { ANSWERED, RETURNED, WAITS, FAILED };
 
 /* ASYNC in rpc/methods.py, where PLAIN is 0. */
 #define ASYNC_METHOD 1
-
-/* The fields of PlainCalls in codecs/base.py. */
-enum { ENCODE_FIELD = 1, FRAME_FIELD = 2 };
 
 /* The arguments of a method that start_call passes on, at most: those that take_args reads. */
 #define MOST_ARGS 15

@@ -73,6 +73,10 @@ enum { SESSION_DRIVEN, SESSION_UNDECIDED, SESSION_TRANSPORT, SESSION_INCOMING, S
        METHOD_PLAIN, METHOD_KIND, METHOD_FUNCTION, METHOD_TYPES,
        READ_HELD, READ_MAX_HELD, READ_RECEIVED, CALL_PLACES };
 
+/* Those that begin_call needs, of an OutgoingCalls, a PacketTransport, a WriteBuffer and a PendingCall. */
+enum { REQUEST_TRANSPORT, REQUEST_PENDING, REQUEST_ID, REQUEST_BURST, REQUEST_PLAIN, REQUEST_CLOSING, REQUEST_WRITTEN,
+       REQUEST_HIGH_WATER, REQUEST_SENT, PENDING_ID, PENDING_OUTGOING, PENDING_TASK, PENDING_OFFSET, REQUEST_PLACES };
+
 /* The state of the module, one for each interpreter. */
 typedef struct {
     PyObject *append, *task, *popleft, *value, *text, *binary, *buffer; /* texts */
@@ -89,6 +93,8 @@ typedef struct {
     slot turn_places[TURN_PLACES]; /* from watch_reader and watch_listener */
     PyObject *message_received, *reader_driven, *abort, *break_off, *append_frame, *drain_soon; /* texts */
     slot call_places[CALL_PLACES]; /* from watch_calls */
+    slot request_places[REQUEST_PLACES]; /* from watch_requests, with trio's current_task */
+    PyObject *ask_for_task, *first_call; /* and "first_call" */
     /* From watch_task: the thread-local object in which trio keeps the current task, and the attributes. */
     PyObject *context;
     slot slots[SLOTS];
