@@ -159,6 +159,7 @@ module_clear(PyObject *module)
         Py_CLEAR(state->input_arrived);
         Py_CLEAR(state->leave_first);
         Py_CLEAR(state->queue);
+        Py_CLEAR(state->queue_popleft);
         Py_CLEAR(state->popleft);
         Py_CLEAR(state->open);
         Py_CLEAR(state->epoll);

@@ -83,9 +83,9 @@ typedef struct {
     PyObject *no_key; /* b"" */
     PyTypeObject *next_method, *next_message;
     slot places[PLACES]; /* from watch_connection */
-    /* From there, too: deque, the states of a connection that is open, and read by the shared reader; the queue of
-       all connections without messages; trio's reschedule, and the outcome to call it with. */
-    PyObject *queue, *open, *epoll, *no_messages, *reschedule, *wake;
+    /* From there, too: deque and its method, the states of a connection that is open, and read by the shared reader; the
+       queue of all connections without messages; trio's reschedule, and the outcome to call it with. */
+    PyObject *queue, *queue_popleft, *open, *epoll, *no_messages, *reschedule, *wake;
     PyObject *release, *keep, *notify_input, *input_arrived, *leave_first; /* texts */
     /* From watch_buffers; the list is that of all write buffers that are empty. */
     slot buffer_places[BUFFER_PLACES];

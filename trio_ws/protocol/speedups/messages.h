@@ -41,13 +41,15 @@ queue_of(module_state *state, PyObject *connection, Py_ssize_t *size)
     return messages;
 }
 
-/* Whether a message can be taken at once. The last one may have to start a reader that has stopped. */
-static int
-has_message(module_state *state, PyObject *connection)
+/* Return the queue, borrowed, if a message can be taken at once: the last one may have to start a reader that has
+   stopped. */
+static PyObject *
+filled_queue(module_state *state, PyObject *connection)
 {
     Py_ssize_t size;
+    PyObject *messages = queue_of(state, connection, &size);
 
-    return queue_of(state, connection, &size) != NULL && (size > 1 || (size == 1 && is_shared(state, connection)));
+    return messages != NULL && (size > 1 || (size == 1 && is_shared(state, connection))) ? messages : NULL;
 }
 
 /* Whether a task has to wait until the shared reader brings a message, and nothing has to be done before. */
@@ -64,12 +66,11 @@ may_wait(module_state *state, PyObject *connection)
 }
 
 static PyObject *
-take_message(module_state *state, PyObject *connection)
+take_message(module_state *state, PyObject *messages)
 {
     PyObject *fields[2], *message;
-    Py_ssize_t size;
 
-    fields[1] = PyObject_CallMethodNoArgs(queue_of(state, connection, &size), state->popleft);
+    fields[1] = PyObject_CallOneArg(state->queue_popleft, messages);
     if (fields[1] == NULL)
         return NULL;
     fields[0] = PyUnicode_CheckExact(fields[1]) ? state->text : state->binary;
@@ -211,7 +212,7 @@ next_method_call(PyObject *self, PyObject *const *args, size_t count, PyObject *
     next_message *next;
 
     if (PyVectorcall_NARGS(count) != 1 || names != NULL ||
-        !(has_message(state, args[0]) || may_wait(state, args[0])))
+        !(filled_queue(state, args[0]) != NULL || may_wait(state, args[0])))
         return PyErr_Occurred() ? NULL : PyObject_Vectorcall(((next_method *)self)->python, args, count, names);
     next = PyObject_GC_New(next_message, state->next_message);
     if (next == NULL)
@@ -330,11 +331,11 @@ next_message_rest(next_message *next)
 static PyObject *
 take_or_wait(module_state *state, next_message *next, int waited)
 {
-    PyObject *trap;
-    int passes = has_message(state, next->connection) ? waited ? 1 : task_passes(state) : 0;
+    PyObject *messages = filled_queue(state, next->connection), *trap;
+    int passes = messages == NULL ? 0 : waited ? 1 : task_passes(state);
 
     if (passes > 0)
-        return take_message(state, next->connection);
+        return take_message(state, messages);
     if (passes < 0 || PyErr_Occurred() || !may_wait(state, next->connection))
         return NULL;
     trap = start_to_wait(state, next->connection);
@@ -501,6 +502,7 @@ watch_connection(PyObject *module, PyObject *const *args, Py_ssize_t count)
         [PEER_CLOSED] = {RECEIVED, "_closed_by_peer"},
     };
     module_state *state = PyModule_GetState(module);
+    PyObject *popleft;
     int found = count == 6 && PyTuple_Check(args[0]) && PyTuple_GET_SIZE(args[0]) == CLASSES;
 
     for (int i = 0; i < PLACES && found > 0; i++)
@@ -509,6 +511,10 @@ watch_connection(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_Format(PyExc_TypeError, "watch_connection() takes %d classes with slots, and five values", CLASSES);
     if (found <= 0)
         return NULL;
+    popleft = PyObject_GetAttr((PyObject *)Py_TYPE(args[1]), state->popleft);
+    if (popleft == NULL)
+        return NULL;
+    Py_XSETREF(state->queue_popleft, popleft);
     Py_XSETREF(state->queue, Py_NewRef(Py_TYPE(args[1])));
     Py_XSETREF(state->no_messages, Py_NewRef(args[1]));
     Py_XSETREF(state->reschedule, Py_NewRef(args[4]));
