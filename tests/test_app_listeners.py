@@ -163,6 +163,48 @@ async def test_parameters_of_the_path_and_the_request_are_passed_by_name(reader:
         assert await ws.receive_text() == "7 ann /rooms/7/ann hi"
 
 
+class Entry(msgspec.Struct):
+    """Data whose own code fails in other ways than an invalid message."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        failures: dict[str, BaseException] = {
+            "unknown": KeyError(self.name),
+            "refused": CloseConnection(4000, "refused"),
+            "group": BaseExceptionGroup("several", [KeyError(self.name)]),
+        }
+        if self.name in failures:
+            raise failures[self.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("unknown", (1011, "internal error")),
+        ("refused", (4000, "refused")),
+        ("group", (1011, "internal error")),
+    ],
+)
+async def test_what_the_code_of_a_type_raises_ends_that_connection_only(
+    name: str, end: tuple[int, str], reader: str
+) -> None:
+    app = App()
+
+    @app.listener("/")
+    def back(ws: WebSocket, data: Entry) -> str:
+        return data.name
+
+    async with serving(app) as server, connect(server.url) as other, connect(server.url) as ws:
+        for one in (other, ws):
+            await one.send('{"name": "a"}')
+            assert await one.receive_text() == "a"
+        await ws.send(json.dumps({"name": name}))
+        assert await closing(ws) == end
+        await other.send('{"name": "b"}')
+        assert await other.receive_text() == "b"
+
+
 @pytest.mark.parametrize(
     ("function", "sent", "code", "reason"),
     [

@@ -173,6 +173,8 @@ class MessageListener:
             decode_json("message", item, self._type, item)
         except MessageError as error:
             return CloseConnection(1007, shown(str(error), 100))
+        except Exception:  # noqa: BLE001 - the type's own code fails in another way this time
+            return None
         return None
 
     def encode(self, result: Value) -> tuple[int, bytes]:
@@ -546,6 +548,9 @@ class ListenerSession:
                 if refusal is not None:
                     logger.info("closing %r: %s", self._ws, refusal.reason, extra=log_extra(self._ws))
                 self._end(refusal or exc)
+                return None
+            except BaseException as exc:  # noqa: BLE001 - of the type's own code; raised by run() or finish()
+                self._end(exc)
                 return None
         context = self._context.copy()
         try:

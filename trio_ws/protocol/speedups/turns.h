@@ -102,7 +102,11 @@ call_listener(module_state *state, PyObject *session, PyObject *message, PyObjec
         function == NULL || is_async == NULL || !PyBool_Check(is_async) || context == NULL ||
         !PyContext_CheckExact(context)) {
         context = NULL;
-        if (!PyErr_Occurred())
+        if (PyErr_Occurred()) {
+            failure = raised();
+            going_on = PyObject_CallMethod(session, "_conclude", "OOO", lent, Py_None, failure);
+        }
+        else
             going_on = PyObject_CallMethodObjArgs(session, state->message_received, message, lent, NULL);
         goto done;
     }
