@@ -28,6 +28,7 @@ from trio_ws import (
     WebSocketMessage,
     connect,
 )
+from trio_ws.app.listener import ListenerSession
 from trio_ws.websocket import epoll_reader
 from trio_ws.websocket.internals import parts_of
 from trio_ws.websocket.readers import EPOLL
@@ -203,6 +204,40 @@ async def test_what_the_code_of_a_type_raises_ends_that_connection_only(
         assert await closing(ws) == end
         await other.send('{"name": "b"}')
         assert await other.receive_text() == "b"
+
+
+@pytest.mark.parametrize(("method", "size"), [("_settle", 1), ("data_received", 5000)])
+async def test_what_the_shared_reader_cannot_handle_ends_that_connection_only(
+    method: str, size: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(epoll_reader, "SHARE_THRESHOLD", 0)
+    app = App()
+    seen: list[WebSocket] = []
+    failing: list[WebSocket] = []
+    original = getattr(ListenerSession, method)
+
+    def fail(session: Any, *args: Any) -> Any:
+        if session._ws in failing:
+            raise KeyError("internal")
+        return original(session, *args)
+
+    monkeypatch.setattr(ListenerSession, method, fail)
+
+    @app.listener("/")
+    def back(ws: WebSocket, data: bytes) -> bytearray:
+        seen.append(ws)
+        return bytearray(data)
+
+    async with serving(app) as server, connect(server.url) as other, connect(server.url) as ws:
+        for one in (other, ws):
+            await one.send(b"a")
+            assert await one.receive_bytes() == b"a"
+        failing.append(seen[-1])
+        await ws.send(bytes(size))
+        assert (await closing(ws))[0] == 1006
+        assert "KeyError: 'internal'" in caplog.text
+        await other.send(b"b")
+        assert await other.receive_bytes() == b"b"
 
 
 @pytest.mark.parametrize(

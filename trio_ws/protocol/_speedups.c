@@ -73,7 +73,7 @@ static PyMethodDef methods[] = {
 
 /* Increase it, here and in masking.py, when a function is added or changes what it does: a file that was built from
    an older source is then not used. */
-#define INTERFACE 18
+#define INTERFACE 19
 
 static int
 module_exec(PyObject *module)
@@ -102,6 +102,7 @@ module_exec(PyObject *module)
     state->break_off = PyUnicode_InternFromString("_break");
     state->append_frame = PyUnicode_InternFromString("_append");
     state->drain_soon = PyUnicode_InternFromString("_drain_soon");
+    state->failed = PyUnicode_InternFromString("failed");
     state->no_key = PyBytes_FromStringAndSize(NULL, 0);
     state->unwrap = PyUnicode_InternFromString("unwrap");
     state->no_args = PyTuple_New(0);
@@ -131,6 +132,7 @@ module_clear(PyObject *module)
         Py_CLEAR(state->break_off);
         Py_CLEAR(state->append_frame);
         Py_CLEAR(state->drain_soon);
+        Py_CLEAR(state->failed);
         for (int i = 0; i < CALL_PLACES; i++)
             Py_CLEAR(state->call_places[i].type);
         for (int i = 0; i < REQUEST_PLACES; i++)

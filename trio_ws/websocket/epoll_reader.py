@@ -216,7 +216,10 @@ class EpollReader:
                 if received is not None:
                     left -= self._take(connection, received)
                     if connection.observer is not None:
-                        going_on = connection.observer.data_received(lent)
+                        try:
+                            going_on = connection.observer.data_received(lent)
+                        except Exception as exc:  # noqa: BLE001 - logged with its traceback
+                            connection.failed(exc)
                 self._stop_if_full(connection)
                 if going_on is not None:
                     turn.end()
@@ -305,7 +308,6 @@ class EpollReader:
             if buffer.messages or (frames is not None and not frames.between):
                 connection.notify_input()
         except Exception as exc:  # noqa: BLE001 - logged with its traceback
-            connection.log(logging.ERROR, "reading from %r failed", exc_info=exc)
-            connection.closing.abort(exc)
+            connection.failed(exc)
             messages = 0
         return size + MESSAGE_COST * messages

@@ -16,6 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -494,6 +495,11 @@ class Reader:
         connection = self._connection
         extra = None if connection is None else log_extra(connection)
         logger.log(level, text, connection, *args, exc_info=exc_info, extra=extra)
+
+    def failed(self, exc: Exception) -> None:
+        """End the connection, because its input could not be handled, and log that."""
+        self.log(logging.ERROR, "reading from %r failed", exc_info=exc)
+        self.closing.abort(exc)
 
     def is_undisturbed(self, spawner: object) -> bool:
         """Whether the shared reader reads, in tasks of this spawner, and all is in its ordinary state."""

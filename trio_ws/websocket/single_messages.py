@@ -54,7 +54,8 @@ def python_handle_single_messages(
     Returns:
         The work that is left to do; the connection at which it stopped; what was received from it and was not
         handled; and what `message_received` returned. The connection is None if it stopped before
-        ``ready[0]``, or when the work is done.
+        ``ready[0]``, or when the work is done. If `message_received` has raised an exception, the connection
+        at which it stopped is broken.
     """
     while ready and left > 0:
         # It may have been closed since the poll. If the number is another connection's by now, a read finds
@@ -80,7 +81,11 @@ def python_handle_single_messages(
         if observer is None or not observer.reader_driven:
             return left, connection, received, None
         left -= MESSAGE_COST + len(received)
-        going_on = observer.message_received(received, lent)
+        try:
+            going_on = observer.message_received(received, lent)
+        except Exception as exc:  # noqa: BLE001 - logged with its traceback
+            connection.failed(exc)
+            return left, connection, None, None
         if going_on is not None or not buffer.bypass_limit:
             return left, connection, None, going_on
     return left, None, None, None

@@ -91,7 +91,7 @@ typedef struct {
     slot buffer_places[BUFFER_PLACES];
     PyObject *no_parts, *flush; /* the list, "flush" */
     slot turn_places[TURN_PLACES]; /* from watch_reader and watch_listener */
-    PyObject *message_received, *reader_driven, *abort, *break_off, *append_frame, *drain_soon; /* texts */
+    PyObject *message_received, *reader_driven, *abort, *break_off, *append_frame, *drain_soon, *failed; /* texts */
     slot call_places[CALL_PLACES]; /* from watch_calls */
     slot request_places[REQUEST_PLACES]; /* from watch_requests, with trio's current_task */
     PyObject *ask_for_task, *first_call; /* and "first_call" */

@@ -213,6 +213,17 @@ tell_observer(module_state *state, PyObject *observer, PyObject *message, PyObje
     return PyObject_CallMethodObjArgs(observer, state->message_received, message, lent, NULL);
 }
 
+/* Call Reader.failed with the exception that was raised. */
+static int
+report_failure(module_state *state, PyObject *connection)
+{
+    PyObject *error = raised();
+    int failed = call_method(connection, state->failed, error);
+
+    Py_DECREF(error);
+    return failed;
+}
+
 /* Receive from a connection, and let its observer handle a single message. Return NULL if that is all, with an exception
    if it failed; otherwise what handle_single_messages returns. */
 static PyObject *
@@ -236,9 +247,13 @@ handle_one(module_state *state, PyObject *connection, PyObject *descriptor, PyOb
         Py_XDECREF(observer);
         if (going_on == Py_NotImplemented)
             stop = Py_BuildValue("nOOO", *left, connection, received, Py_None);
-        else if (going_on != NULL) {
+        else if (going_on != NULL || PyErr_ExceptionMatches(PyExc_Exception)) {
             *left -= MESSAGE_COST + PyObject_Size(received);
-            if (going_on != Py_None || number_in(&places[BYPASS], buffer) <= 0)
+            if (going_on == NULL) {
+                if (report_failure(state, connection) == 0)
+                    stop = Py_BuildValue("nOOO", *left, connection, Py_None, Py_None);
+            }
+            else if (going_on != Py_None || number_in(&places[BYPASS], buffer) <= 0)
                 stop = Py_BuildValue("nOOO", *left, connection, Py_None, going_on);
         }
         Py_XDECREF(going_on);
