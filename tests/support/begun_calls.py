@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tests.support.odd_values import odd_values
 from tests.support.started_calls import kind, make
 from trio_ws.codecs.base import PlainCalls
 from trio_ws.rpc.pending import PendingCall
@@ -95,18 +96,4 @@ class BegunCall:
         outgoing = self.outgoing
         one: Any = chance.choice([outgoing, outgoing.transport, outgoing.transport.closing, self.written])
         names = [name for name in type(one).__slots__ if hasattr(one, name)]
-        values: Any = (
-            None,
-            0,
-            1,
-            -1,
-            1 << 70,
-            "five",
-            (),
-            [1],
-            (1, 2, 3, 4),
-            {"17": 1},
-            object(),
-            (len,) * 6,
-        )
-        setattr(one, chance.choice(names), chance.choice(values))
+        setattr(one, chance.choice(names), chance.choice(odd_values()))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tests.support.odd_values import odd_values
 from trio_ws.codecs.base import PlainCalls
 from trio_ws.protocol._accel import python_whole_frame
 from trio_ws.websocket.closing import OPEN, ClosingHandshake
@@ -168,21 +169,9 @@ class StartedCall:
         names = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
         if one is self.written:
             names.remove("transport")  # whose socket is to be closed
-        values: Any = (
-            None,
-            0,
-            1,
-            -1,
-            1 << 70,
-            "five",
-            (),
-            [1],
-            (1, 2, 3),
-            {"17": 1},
-            object(),
-            contextvars.Context(),
+        setattr(
+            one, chance.choice([name for name in names if hasattr(one, name)]), chance.choice(odd_values())
         )
-        setattr(one, chance.choice([name for name in names if hasattr(one, name)]), chance.choice(values))
 
     def close(self) -> None:
         """Close both ends."""

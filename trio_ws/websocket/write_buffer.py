@@ -53,7 +53,7 @@ __all__ = [
 FLUSH_COST = 8 * 1024
 
 #: Payloads of at least this many bytes are written separately from their header, to avoid a copy, and are not
-#: joined to others. As in _speedups.c.
+#: joined to others. As in protocol/speedups/common.h.
 LARGE = 16 * 1024
 #: A burst is flushed early once it has gathered this much.
 _FLUSH_AT = 65536

@@ -357,17 +357,16 @@ send_answer(module_state *state, PyObject *transport, PyObject *call_id, PyObjec
 {
     const slot *at = state->call_places, *buffer = state->buffer_places;
     PyObject *plain = value_in(&at[TRANSPORT_PLAIN], transport), *written = value_in(&at[TRANSPORT_WRITTEN], transport);
-    PyObject *descriptor = value_in(&buffer[DESCRIPTOR], value_in(&buffer[TRANSPORT], written)), *encoded, *frame;
+    PyObject *encoded, *frame;
     Py_ssize_t size, sent;
     int fd;
 
     if (value == Py_None || !is_idle(state, transport) || plain == NULL || !PyTuple_Check(plain) ||
-        PyTuple_GET_SIZE(plain) <= FRAME_FIELD || number_in(&state->places[LIMIT], written) <= 0 ||
-        value_in(&buffer[BROKEN], written) != Py_False || descriptor == NULL)
+        PyTuple_GET_SIZE(plain) <= FRAME_FIELD || !can_send(state, written))
         return 0;
-    fd = as_descriptor(descriptor);
+    fd = (int)number_in(&buffer[DESCRIPTOR], value_in(&buffer[TRANSPORT], written));
     Py_INCREF(plain);
-    encoded = fd < 0 ? NULL : PyObject_CallOneArg(PyTuple_GET_ITEM(plain, ENCODE_FIELD), value);
+    encoded = PyObject_CallOneArg(PyTuple_GET_ITEM(plain, ENCODE_FIELD), value);
     frame = encoded == NULL ? NULL : PyObject_CallFunctionObjArgs(PyTuple_GET_ITEM(plain, FRAME_FIELD), call_id, encoded,
                                                                   NULL);
     Py_XDECREF(encoded);
@@ -382,15 +381,11 @@ send_answer(module_state *state, PyObject *transport, PyObject *call_id, PyObjec
     size = PyBytes_GET_SIZE(frame);
     sent = send(fd, PyBytes_AS_STRING(frame), size, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent > 0 && sent < size) {
-        /* As WriteBuffer.write does. */
-        PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame) + sent, size - sent), *none;
+        PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame) + sent, size - sent);
 
-        none = rest == NULL ? NULL : PyObject_CallMethod(written, "_append", "O", rest);
-        if (none != NULL)
-            Py_SETREF(none, PyObject_CallMethod(written, "_drain_soon", NULL));
+        if (rest == NULL || send_rest(state, written, rest) < 0)
+            sent = -1;
         Py_XDECREF(rest);
-        Py_XDECREF(none);
-        sent = none == NULL ? -1 : sent;
     }
     else if (sent <= 0)
         sent = 0; /* the general code tries again, and finds the same */

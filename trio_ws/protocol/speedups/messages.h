@@ -556,6 +556,14 @@ can_send(module_state *state, PyObject *write_buffer)
            value_in(&state->buffer_places[BROKEN], write_buffer) == Py_False;
 }
 
+/* What WriteBuffer.write does with the rest of a frame, of which the socket took less. Return -1 with an exception. */
+static int
+send_rest(module_state *state, PyObject *write_buffer, PyObject *rest)
+{
+    return call_method(write_buffer, state->append_frame, rest) < 0 ? -1
+                                                                    : call_method(write_buffer, state->drain_soon, NULL);
+}
+
 /* WriteBuffer.write_frame where can_send is true. Return 1, or -1 with an exception. */
 static int
 send_small(module_state *state, PyObject *write_buffer, int is_text, PyObject *payload)
@@ -569,8 +577,7 @@ send_small(module_state *state, PyObject *write_buffer, int is_text, PyObject *p
         failed = call_method(write_buffer, state->break_off, rest) < 0;
     }
     else if (rest != NULL && rest != Py_None)
-        failed = call_method(write_buffer, state->append_frame, rest) < 0 ||
-                 call_method(write_buffer, state->drain_soon, NULL) < 0;
+        failed = send_rest(state, write_buffer, rest) < 0;
     failed = failed || rest == NULL;
     Py_XDECREF(rest);
     return failed ? -1 : 1;
