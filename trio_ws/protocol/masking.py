@@ -52,7 +52,7 @@ def python_mask(data: bytes | bytearray | memoryview, key: bytes) -> bytes:
 
 
 #: What this version of the package calls in the extension; the extension has the same number.
-_INTERFACE = 19
+_INTERFACE = 20
 #: The extension, or None if it is missing, disabled, or was built from another version of its source.
 extension: ModuleType | None = None
 if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):

@@ -327,21 +327,15 @@ class IncomingCalls:
             self._answer_failure(Request(name, args, {}, call_id), exc, stream=False)
         return None
 
-    def finish_plain_call(self, message: str | bytes, step: CallStep) -> SuspendedCall | None:
+    def finish_plain_call(self, step: CallStep) -> SuspendedCall | None:
         """Do the rest of `start_plain_call` for a call that the extension has started.
 
         Args:
-            message: the request.
             step: what was done.
         """
-        done, value, context, coroutine = step
+        done, (name, args, call_id), value, context, coroutine = step
         if done == ANSWERED:
             return None
-        assert self._transport.plain_calls is not None
-        found = self._transport.plain_calls.read(message)
-        assert found is not None
-        name, args, call_id = found
-        assert name is not None
         request = Request(name, args, {}, call_id)
         if done == WAITS:
             assert coroutine is not None

@@ -429,7 +429,7 @@ class RPCSession:
             lent: the task of the shared reader.
         """
         if step is not None:
-            return self._handle_in_reader(lent, started=(message, step))
+            return self._handle_in_reader(lent, started=step)
         transport, incoming = self.transport, self.incoming
         write_buffer, ledger = transport.write_buffer, transport.ledger
         request: Any = None
@@ -468,19 +468,19 @@ class RPCSession:
         self,
         lent: Any,
         request: Request | None = None,
-        started: tuple[str | bytes, CallStep] | None = None,
+        started: CallStep | None = None,
     ) -> Awaitable[None] | None:
         """Handle a request, or else all that has come, in the reader's task; then let the reader go on.
 
         Args:
             lent: that task.
             request: the request.
-            started: its message, and what the extension has done with it, if it did.
+            started: what the extension has done with a call, if it did.
         """
         self.reader_driven = False
         try:
             if started is not None:
-                blocked = self.incoming.finish_plain_call(*started)
+                blocked = self.incoming.finish_plain_call(started)
             elif request is not None:
                 blocked = self.incoming.start_call(request, lent)
             else:

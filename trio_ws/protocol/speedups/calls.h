@@ -461,8 +461,8 @@ start_in(module_state *state, PyObject *session, PyObject *message, PyObject *wo
         Py_XDECREF(transport);
     }
     if (step == NULL)
-        step = Py_BuildValue("iOOO", done, result == NULL ? Py_None : result, context == NULL ? Py_None : context,
-                             coroutine == NULL ? Py_None : coroutine);
+        step = Py_BuildValue("i(OOO)OOO", done, call[0], call[1], call[2], result == NULL ? Py_None : result,
+                             context == NULL ? Py_None : context, coroutine == NULL ? Py_None : coroutine);
 end:
     for (int i = 0; i < 3; i++)
         Py_XDECREF(call[i]);
