@@ -84,11 +84,11 @@ __all__ = [
 #: What `start_call` of the extension has done with a call: all of it; or the method has returned the value,
 #: or waits after it has yielded the value, or has failed with that exception. As in calls.h.
 ANSWERED, RETURNED, WAITS, FAILED = range(4)
-#: One of these; the method's name, the arguments and the id of the call; the value; the context of the call;
-#: and its coroutine if it has one.
+#: The method's name, the arguments and the id of a call.
+_Parts: TypeAlias = "tuple[str, list[Value], str]"
+#: One of these, the call, the value, its context, and its coroutine if it has one.
 CallStep: TypeAlias = (
-    "tuple[int, tuple[str, list[Value], str], Value, contextvars.Context,"
-    " Coroutine[object, object, Value] | None]"
+    "tuple[int, _Parts, Value, contextvars.Context, Coroutine[object, object, Value] | None]"
 )
 
 
